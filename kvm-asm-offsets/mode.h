@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the entry assembly has to know of the in-guest flag: the values it
+ * writes and where it writes them.  Included by kvm-asm-offsets.c only, which
+ * turns it into kvm-asm-offsets.h; the flag's description is in mode.h.
+ */
+#include "mode.h"
+
+static void __used kvm_mode_offsets(void)
+{
+	BLANK();
+	DEFINE(IN_HOST_MODE, IN_HOST_MODE);
+	DEFINE(IN_GUEST_MODE, IN_GUEST_MODE);
+
+	if (IS_ENABLED(CONFIG_KVM_AMD))
+		OFFSET(SVM_vcpu_execution_mode, vcpu_svm, vcpu.arch.execution_mode);
+
+	if (IS_ENABLED(CONFIG_KVM_INTEL))
+		OFFSET(VMX_vcpu_execution_mode, vcpu_vmx, vcpu.arch.execution_mode);
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The in-guest flag: what each CPU may do with it, and the one function that
+ * decides whether an interrupt's sender has to notify the target vCPU.
+ *
+ * Callers: vcpu_enter_guest() and the vendors' vcpu_run() move the flag, the
+ * vendors' entry assembly (vmx-vmenter.S and svm-vmenter.S in this folder)
+ * does the two writes next to VM-Enter and VM-Exit, and the vendors' interrupt
+ * delivery reads it.
+ *
+ * vcpu->mode, the run-loop mode, keeps answering the other question: must a
+ * kick get this vCPU out of the run loop?  The flag never takes part in that.
+ */
+#ifndef __KVM_X86_MODE_H
+#define __KVM_X86_MODE_H
+
+#include <linux/jump_label.h>
+#include <linux/kvm_host.h>
+
+/*
+ * Values of vcpu->arch.execution_mode, one byte, zeroed when the vCPU is
+ * created.  Written by the vCPU's own thread only, with IRQs disabled, except
+ * for the zeroing; read by any CPU.
+ *
+ * IN_HOST_MODE: the vCPU will execute a full barrier and then look at the PIR
+ * (SVM: at the vIRR, which VMRUN does) and at vcpu->requests before it enters
+ * the guest.  A sender that published its interrupt first need not notify.
+ *
+ * ENTERING_GUEST_MODE: the vCPU is about to enter and may have passed that
+ * last look.  Stored ahead of the barrier, so that a sender that does not see
+ * it is seen by the vCPU.  Notify: IRQs are off, a posted-interrupt IPI stays
+ * pending in the local APIC until VM-Enter and is then processed as one; an
+ * AVIC doorbell that rings too early is dropped, and VMRUN evaluates the vIRR.
+ *
+ * IN_GUEST_MODE: stored by assembly as the last thing before the guest's
+ * registers hide the pointer to the vCPU, cleared by assembly as soon as
+ * there is a pointer again.  Notify.
+ */
+enum kvm_execution_mode {
+	IN_HOST_MODE,
+	ENTERING_GUEST_MODE,
+	IN_GUEST_MODE,
+};
+
+DECLARE_STATIC_KEY_TRUE(kvm_precise_notify);
+
+void kvm_mode_account(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen,
+		      bool sent);
+
+/*
+ * The vCPU goes for VM-Enter.  The caller must have stored IN_RUN_LOOP before,
+ * and must execute a full barrier between this and its last look at the PIR,
+ * vcpu->mode and vcpu->requests.
+ *
+ * The release orders a change of apic->apicv_active before the flag; it pairs
+ * with the acquire in kvm_mode_read(), see svm_complete_interrupt_delivery().
+ */
+static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
+{
+	lockdep_assert_irqs_disabled();
+	smp_store_release(&vcpu->arch.execution_mode, ENTERING_GUEST_MODE);
+}
+
+/*
+ * The same for a vCPU that goes back into the guest from a fastpath exit,
+ * where no other barrier stands between the flag and the PIR.  A store and a
+ * full barrier: one XCHG on x86, on a cache line that this CPU has just
+ * written.  Pairs like the barrier of vcpu_enter_guest(): with the locked RMW
+ * of PID.ON (vmx_deliver_posted_interrupt()), with the barrier after the
+ * write of the vIRR (svm_deliver_interrupt()).
+ */
+static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
+{
+	lockdep_assert_irqs_disabled();
+	smp_store_mb(vcpu->arch.execution_mode, ENTERING_GUEST_MODE);
+}
+
+/*
+ * The vCPU leaves the entry path without having entered the guest.  Nothing to
+ * order: until the store is seen, senders notify needlessly, nothing else.
+ */
+static __always_inline void kvm_mode_cancel_entry(struct kvm_vcpu *vcpu)
+{
+	WRITE_ONCE(vcpu->arch.execution_mode, IN_HOST_MODE);
+}
+
+/* Every way out of the run loop has to pass with the flag at IN_HOST_MODE. */
+static __always_inline void kvm_mode_assert_in_host(struct kvm_vcpu *vcpu)
+{
+	WARN_ON_ONCE(vcpu->arch.execution_mode != IN_HOST_MODE);
+}
+
+/*
+ * What a sender may know of @vcpu.  The sender must have published its
+ * interrupt, with a full barrier, before it calls this.  Reads of state that
+ * the vCPU changes before it enters, e.g. apic->apicv_active, come after.
+ *
+ * With precise_notify off the answer is derived from the run-loop mode, that
+ * is IN_GUEST_MODE from long before VM-Enter until long after VM-Exit.  Either
+ * answer is safe at any moment, since both states are always maintained.
+ */
+static __always_inline enum kvm_execution_mode kvm_mode_read(struct kvm_vcpu *vcpu)
+{
+	if (static_branch_likely(&kvm_precise_notify))
+		return smp_load_acquire(&vcpu->arch.execution_mode);
+
+	return smp_load_acquire(&vcpu->mode) == IN_RUN_LOOP ? IN_GUEST_MODE :
+							      IN_HOST_MODE;
+}
+
+/*
+ * Decide whether @vcpu has to be notified of an interrupt, and do it.  @seen
+ * is what kvm_mode_read() returned.  @send sends the IPI or the doorbell and
+ * returns whether it did, as opposed to finding that @vcpu runs on this very
+ * CPU.  It is a constant at every call site, so that the call is direct: each
+ * instruction between the read of the flag and the write of the ICR widens the
+ * window in which the target leaves the guest and the notification is wasted.
+ * That is also why the accounting comes last.
+ *
+ * A vCPU seen in the host is woken if it may be blocked.  It is not if its
+ * run-loop mode is anything but OUTSIDE_RUN_LOOP: a vCPU stores that mode, and
+ * then executes a full barrier (set_current_state() in kvm_vcpu_block()),
+ * before it checks for pending interrupts for the last time.  Together with
+ * the sender's barrier, either the sender reads OUTSIDE_RUN_LOOP here or the
+ * vCPU finds the interrupt there.
+ */
+static __always_inline void kvm_mode_notify(struct kvm_vcpu *vcpu,
+					    enum kvm_execution_mode seen,
+					    bool (*send)(struct kvm_vcpu *vcpu,
+							 int vector),
+					    int vector)
+{
+	bool sent = false;
+
+	if (seen != IN_HOST_MODE)
+		sent = send(vcpu, vector);
+	else if (READ_ONCE(vcpu->mode) == OUTSIDE_RUN_LOOP)
+		kvm_vcpu_wake_up(vcpu);
+
+	kvm_mode_account(vcpu, seen, sent);
+}
+
+#endif /* __KVM_X86_MODE_H */

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Tracepoints of the in-guest flag, in the event system "kvm" like KVM's own.
+ * Fired from mode.c, read with perf or trace-cmd.
+ */
+#if !defined(_TRACE_KVM_MODE_H) || defined(TRACE_HEADER_MULTI_READ)
+#define _TRACE_KVM_MODE_H
+
+#include <linux/tracepoint.h>
+
+#undef TRACE_SYSTEM
+#define TRACE_SYSTEM kvm
+
+/* kvm_execution_mode is an enum; let perf and trace-cmd know its values. */
+TRACE_DEFINE_ENUM(IN_HOST_MODE);
+TRACE_DEFINE_ENUM(ENTERING_GUEST_MODE);
+TRACE_DEFINE_ENUM(IN_GUEST_MODE);
+
+/*
+ * A sender decided whether to notify @vcpu_id: @seen is the flag (or, with
+ * precise_notify off, what the run-loop mode stands for), @sent whether an IPI
+ * or a doorbell went out.
+ */
+TRACE_EVENT(kvm_mode_notify,
+	TP_PROTO(unsigned int vcpu_id, u8 seen, bool sent),
+	TP_ARGS(vcpu_id, seen, sent),
+
+	TP_STRUCT__entry(
+		__field(unsigned int,	vcpu_id)
+		__field(u8,		seen)
+		__field(bool,		sent)
+	),
+
+	TP_fast_assign(
+		__entry->vcpu_id	= vcpu_id;
+		__entry->seen		= seen;
+		__entry->sent		= sent;
+	),
+
+	TP_printk("vcpu %u seen %s sent %d", __entry->vcpu_id,
+		  __print_symbolic(__entry->seen,
+				   { IN_HOST_MODE,		"host" },
+				   { ENTERING_GUEST_MODE,	"entering" },
+				   { IN_GUEST_MODE,		"guest" }),
+		  __entry->sent)
+);
+
+#endif /* _TRACE_KVM_MODE_H */
+
+#undef TRACE_INCLUDE_PATH
+#define TRACE_INCLUDE_PATH ../../arch/x86/kvm/mode
+#undef TRACE_INCLUDE_FILE
+#define TRACE_INCLUDE_FILE trace
+
+/* This part must be outside protection */
+#include <trace/define_trace.h>
