@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# kvm-mode: builds, measures and tests the patchset.  `make help` has the list.
+# Everything generated lives under build/.  The kernel build itself is in
+# Kbuild; what a step does is in scripts/, lab/, bench/ and selftests/.
+
+BASE ?= 6.12
+LAB ?= svm
+KVM ?= patched
+POSTS ?=
+SEED ?= 1
+
+B := build
+DOWNLOADS := $(B)/downloads
+KERNEL := $(B)/kernel/$(BASE)
+SOURCE := $(KERNEL)/linux-source-$(BASE)
+LABS := svm vmx
+
+export KVM_MODE_START := $(shell date +%s)
+export LC_ALL := C.UTF-8
+
+step = scripts/step --expect $(1) --log $(B)/log/$(2).log
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+.PHONY: help
+help:
+	@echo 'make bench            stock against patched KVM in both labs: table, $(B)/bench/results.json'
+	@echo '                      (LABS="svm vmx", POSTS=per workload, SEED=1)'
+	@echo 'make check            every test; ends with "N passed, N failed"'
+	@echo 'make lab              a shell in L1, or RUN="command"; its exit status comes back'
+	@echo '                      (LAB=svm|vmx, KVM=stock|patched)'
+	@echo 'make modules          $(B)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
+	@echo '                      (KVER=release, as in uname -r)'
+	@echo 'make lab-setup        all that the labs need, without running them'
+	@echo 'make clean            remove $(B)/, except downloads'
+	@echo 'make distclean        remove $(B)/'
+
+# --- what the machine and the distribution give -------------------------------
+
+.PHONY: deps
+deps:
+	@scripts/install-deps
+
+$(KERNEL)/version: scripts/fetch-kernel | deps
+	@$(call step,60,fetch-kernel) "fetch kernel source, image and headers" \
+		scripts/fetch-kernel $(BASE) $(DOWNLOADS) $(KERNEL)
+
+$(DOWNLOADS)/bochs/.done: lab/bochs/fetch.sh | deps
+	@$(call step,30,fetch-bochs) "fetch Bochs" lab/bochs/fetch.sh $(DOWNLOADS)/bochs
+	@touch $@
+
+# --- modules ------------------------------------------------------------------
+
+SERIES := $(wildcard patches/$(BASE)/*.patch kvm/*/* kvm-asm-offsets/*)
+
+$(B)/tree/stock/.done: scripts/prepare-tree Kbuild $(KERNEL)/version
+$(B)/tree/patched/.done: scripts/prepare-tree Kbuild $(KERNEL)/version $(SERIES)
+$(B)/tree/%/.done:
+	@scripts/prepare-tree $* $(BASE) $(SOURCE) $(B)/tree/$*
+	@touch $@
+
+$(B)/modules/%/.done: $(B)/tree/%/.done scripts/build-modules
+	@$(call step,80,modules-$*) "build $* modules" scripts/build-modules \
+		$(B)/tree/$* $$(cat $(KERNEL)/version) $(B)/modules/$*
+	@touch $@
+
+ifdef KVER
+.PHONY: modules
+modules: $(B)/tree/patched/.done
+	@$(call step,80,modules-$(KVER)) "build modules for $(KVER)" \
+		scripts/build-modules $(B)/tree/patched $(KVER) $(B)/modules/$(KVER)
+	@ls $(B)/modules/$(KVER)/*.ko
+else
+.PHONY: modules
+modules:
+	@echo "make modules: which kernel? e.g. make modules KVER=$$(uname -r)" >&2; exit 2
+endif
+
+# --- guests and labs ----------------------------------------------------------
+
+$(B)/bin/kvm-mode-bench: $(wildcard bench/*.c bench/*.h) bench/build.sh $(KERNEL)/version
+	@$(call step,40,bench-program) "build the benchmark program" \
+		bench/build.sh $(SOURCE) $(B)/bin
+
+$(B)/bin/selftests/.done: bench/build.sh $(KERNEL)/version
+	@$(call step,150,kvm-selftests) "build the kernel's KVM selftests" \
+		bench/build.sh --selftests $(SOURCE) $(B)/bin
+	@touch $@
+
+$(B)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWNLOADS)/bochs/.done
+	@$(call step,90,bochs) "build Bochs" lab/bochs/build.sh $(DOWNLOADS)/bochs $(B)/bochs
+	@touch $@
+
+$(B)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
+		$(B)/modules/stock/.done $(B)/modules/patched/.done $(B)/bin/kvm-mode-bench
+	@mkdir -p $(@D)
+	@$(call step,10,initramfs) "make the labs' initramfs" lab/mkinitramfs.py --out $@ \
+		--kernel $(KERNEL)/image --kvm stock=$(B)/modules/stock \
+		--kvm patched=$(B)/modules/patched --add $(B)/bin/kvm-mode-bench:/bin/kvm-mode-bench
+
+.PHONY: lab-setup
+lab-setup: $(B)/lab/initramfs.cpio $(B)/bochs/.done
+
+.PHONY: lab
+lab: lab-setup
+	@lab/lab.py --build $(B) --lab $(LAB) --kvm $(KVM) $(if $(RUN),--run "$$LAB_RUN")
+lab: export LAB_RUN = $(RUN)
+
+# --- the main job and the tests -----------------------------------------------
+
+.PHONY: bench
+bench: lab-setup
+	@bench/run.py --build $(B) --labs "$(LABS)" --seed $(SEED) $(if $(POSTS),--posts $(POSTS))
+
+.PHONY: check
+check: lab-setup $(B)/bin/selftests/.done
+	@selftests/check.py --build $(B) --base $(BASE)
+
+.PHONY: clean distclean
+clean:
+	@find $(B) -mindepth 1 -maxdepth 1 ! -name downloads -exec rm -rf {} + 2>/dev/null || true
+
+distclean:
+	@rm -rf $(B)
