@@ -1,0 +1,473 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Runs every test of the project and ends with "N passed, N failed".  Called
+by `make check`, which has built what the tests look at.  Mutants of the series
+(mutants/) show that the tests can fail.
+
+exit status: 0 all passed, 1 some failed, 130 interrupted"""
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
+import lab  # noqa: E402
+import run as bench  # noqa: E402
+
+QUICK_POSTS = {"svm": 5000, "vmx": 30000}
+MUTANT_POSTS = 60000
+ASM_MUTANTS = ("no-vmfail-write", "late-exit-write-vmx", "early-entry-write-svm",
+               "late-exit-write-svm", "no-exit-write-sev-es")
+LATE_MUTANT = "no-entering"
+
+# These do not end in a minute on stock KVM under emulation.
+SLOW_SELFTESTS = {"dirty_log_test", "dirty_log_perf_test", "demand_paging_test",
+                  "hardware_disable_test", "hyperv_tlb_flush", "kvm_page_table_test",
+                  "memslot_modification_stress_test", "memslot_perf_test", "rseq_test",
+                  "access_tracking_perf_test", "mmu_stress_test", "max_guest_memory_test",
+                  "nx_huge_pages_test", "private_mem_conversions_test", "steal_time",
+                  "set_memory_region_test", "pre_fault_memory_test"}
+SELFTEST_SECONDS = 30
+
+
+class Failed(Exception):
+    """A test's finding, in words."""
+
+
+def need(condition, text):
+    if not condition:
+        raise Failed(text)
+
+
+def command(*argv, **options):
+    """Runs a command; returns (status, output with errors)."""
+    done = subprocess.run([str(a) for a in argv], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                          cwd=ROOT, errors="replace", **options)
+    return done.returncode, done.stdout
+
+
+class Project:
+    """Where things are, and how to build variants of the modules."""
+
+    def __init__(self, args):
+        self.build, self.base = Path(args.build).resolve(), args.base
+        self.kernel = self.build / "kernel" / args.base
+        self.source = self.kernel / f"linux-source-{args.base}"
+        self.release = (self.kernel / "version").read_text().strip()
+        self.work = self.build / "check"
+        self.work.mkdir(exist_ok=True)
+        self.notes = []
+
+    def kvm(self, variant):
+        return self.build / "tree" / variant / "arch/x86/kvm"
+
+    def tree(self, name, patch=None):
+        """A patched tree of its own, with a mutation if @patch names one."""
+        tree = self.work / name
+        status, out = command("scripts/prepare-tree", "patched", self.base,
+                              self.source, tree)
+        need(status == 0, out)
+        if patch:
+            with open(ROOT / f"selftests/mutants/{patch}.patch") as file:
+                done = subprocess.run(["patch", "-p1", "--fuzz=0", "--batch", "-d", tree],
+                                      stdin=file, capture_output=True, text=True)
+            need(done.returncode == 0, f"mutant {patch} does not apply: {done.stdout}")
+        return tree
+
+    def kbuild(self, tree, *targets):
+        return command("make", "-C", f"/lib/modules/{self.release}/build",
+                       f"M={tree}/arch/x86/kvm", "-j2", *targets)
+
+    def modules(self, name, tree):
+        out = self.work / f"modules-{name}"
+        status, text = command("scripts/build-modules", tree, self.release, out)
+        need(status == 0, text[-2000:])
+        return out
+
+    def initramfs(self, name, sets, add=()):
+        out = self.work / f"{name}.cpio"
+        argv = ["lab/mkinitramfs.py", "--out", out, "--kernel", self.kernel / "image"]
+        for set_name, path in sets.items():
+            argv += ["--kvm", f"{set_name}={path}"]
+        for source, target in add:
+            argv += ["--add", f"{source}:{target}"]
+        status, text = command(*argv)
+        need(status == 0, text)
+        return out
+
+    def sets(self):
+        return {v: self.build / "modules" / v for v in ("stock", "patched")}
+
+    def log(self, name):
+        return str(self.build / "log" / f"check-{name}.log")
+
+
+# --- what was built -----------------------------------------------------------
+
+def test_build_is_clean(project):
+    """stock and patched modules build without a warning, objtool's included"""
+    for variant in ("stock", "patched"):
+        text = (project.build / f"log/modules-{variant}.log").read_text()
+        need("LD [M]" in text, f"{variant}: the log shows no build")
+        bad = [line for line in text.splitlines()
+               if re.search(r"\bwarning\b|objtool:", line, re.I)]
+        need(not bad, f"{variant}: " + "\n".join(bad[:5]))
+
+
+def test_own_files_w1(project):
+    """our files build with W=1 without a warning"""
+    tree = project.tree("w1")
+    status, out = project.kbuild(tree, "W=1", "mode/mode.o", "vmx/vmenter.o", "svm/vmenter.o")
+    need(status == 0, out[-2000:])
+    bad = [line for line in out.splitlines() if "warning" in line and "/kvm/mode/" in line]
+    need(not bad, "\n".join(bad[:5]))
+    # Can it fail?  An unused static function must be reported.
+    mode = tree / "arch/x86/kvm/mode/mode.c"
+    mode.write_text(mode.read_text() + "static int unused_probe(void)\n{\n\treturn 0;\n}\n")
+    status, out = project.kbuild(tree, "W=1", "mode/mode.o")
+    need("unused_probe" in out, "an unused function was not reported")
+
+
+def test_entry_assembly(project):
+    """disassembly: the flag is written next to VM-Enter and VM-Exit"""
+    status, out = entry_asm(project.kvm("patched"), "kvm-intel.ko", "kvm-amd.ko")
+    need(status == 0, out)
+
+
+def test_entry_assembly_stock(project):
+    """disassembly: the check fails on stock"""
+    status, out = entry_asm(project.kvm("stock"), "kvm-intel.ko", "kvm-amd.ko")
+    need(status == 1 and "IN_GUEST_MODE" in out, f"status {status}: {out}")
+
+
+def entry_asm(kvm, intel, amd):
+    return command("selftests/entry-asm.py", "--offsets", kvm / "kvm-asm-offsets.h",
+                   "--intel", kvm / intel, "--amd", kvm / amd)
+
+
+def test_entry_assembly_mutants(project):
+    """disassembly: every mutant of the entry assembly is caught"""
+    for mutant in ASM_MUTANTS:
+        tree = project.tree("mutant-asm", mutant)
+        status, out = project.kbuild(tree, "vmx/vmenter.o", "svm/vmenter.o")
+        need(status == 0, f"{mutant} does not build: {out[-1000:]}")
+        status, out = entry_asm(tree / "arch/x86/kvm", "vmx/vmenter.o", "svm/vmenter.o")
+        need(status == 1, f"{mutant} was not caught")
+
+
+def test_i386(project):
+    """the 32-bit build compiles"""
+    out = project.work / "i386"
+    make = ["make", "-C", project.source, f"O={out}", "ARCH=i386"]
+    if not (out / "include/config/auto.conf").exists():
+        status, text = command(*make, "i386_defconfig")
+        need(status == 0, text[-2000:])
+        command(project.source / "scripts/config", "--file", out / ".config",
+                "-m", "KVM", "-m", "KVM_INTEL", "-m", "KVM_AMD", "-e", "VIRTUALIZATION",
+                "-d", "MODVERSIONS", "-e", "KVM_WERROR")
+        status, text = command(*make, "olddefconfig", "modules_prepare", "-j2")
+        need(status == 0, text[-2000:])
+    tree = project.tree("tree-i386")
+    status, text = command(*make, f"M={tree}/arch/x86/kvm", "KBUILD_MODPOST_WARN=1",
+                           "-j2", "modules")
+    need(status == 0, text[-3000:])
+    for module in ("kvm", "kvm-intel", "kvm-amd"):
+        need((tree / f"arch/x86/kvm/{module}.ko").exists(), f"{module}.ko was not built")
+
+
+def test_style(project):
+    """checkpatch, shellcheck and SPDX lines"""
+    checkpatch = [project.source / "scripts/checkpatch.pl", "--no-tree", "--strict",
+                  "--terse", "--no-summary", "--max-line-length=100",
+                  f"--ignore={','.join(CHECKPATCH_IGNORE)}", "-f"]
+    files = [*ROOT.glob("kvm/*/*.[ch]"), *ROOT.glob("kvm-asm-offsets/*"),
+             *ROOT.glob("bench/*.[ch]")]
+    status, out = command("perl", *checkpatch, *files)
+    need(status == 0, out)
+    status, out = command("git", "ls-files", "-z")
+    names = out.split("\0")[:-1]
+    scripts = [n for n in names if (ROOT / n).is_file() and
+               re.match(r"#!/bin/(ba)?sh", (ROOT / n).open(errors="replace").readline())]
+    status, out = command("shellcheck", *scripts)
+    need(status == 0, out)
+    for name in names:
+        if name.endswith((".md", ".json", ".patch", ".gitignore", "COPYING")):
+            continue
+        with (ROOT / name).open(errors="replace") as file:
+            head = "".join(file.readline() for _ in range(3))
+        need("SPDX-License-Identifier: GPL-2.0" in head, f"{name}: no SPDX line")
+
+
+# What checkpatch cannot know: the event macros' layout is the kernel's own,
+# volatile inline assembly and the selftests library's names come with guests.
+CHECKPATCH_IGNORE = ("FILE_PATH_CHANGES", "SPDX_LICENSE_TAG", "COMPLEX_MACRO",
+                     "MACRO_ARG_REUSE", "TRAILING_SEMICOLON", "PREFER_DEFINED_ATTRIBUTE_MACRO",
+                     "OPEN_ENDED_LINE", "PREFER_KERNEL_TYPES", "CAMELCASE")
+
+
+# --- the labs -----------------------------------------------------------------
+
+def test_lab_status(project, name):
+    """L1 boots on stock and on patched, and a command's status comes back"""
+    for variant in ("stock", "patched"):
+        done = lab.run(name, variant, "test -c /dev/kvm && exit 7", build=project.build,
+                       timeout=400, hang=200, log=project.log(f"{name}-{variant}"))
+        need(done.status == 7, f"{variant}: status {done.status}, not 7")
+        need(not done.warnings, f"{variant}: {done.warnings}")
+
+
+def test_posted(project, name):
+    """nothing lost, late or doubled in any workload, stock, patched and off"""
+    cells, done = bench.run_lab(name, project.build, posts=QUICK_POSTS[name],
+                                log=project.log(f"{name}-posted"))
+    print(bench.table(name, cells), file=sys.stderr)
+    bad = bench.guarantees(name, cells)
+    if name == "vmx":
+        bad += [text for holds, text in bench.comparison(cells) if not holds]
+    need(not bad, "\n".join(bad))
+    need(not done.warnings, str(done.warnings))
+
+
+def test_late_mutant(project):
+    """without ENTERING_GUEST_MODE interrupts are late, and the test sees it"""
+    tree = project.tree("mutant-late", LATE_MUTANT)
+    image = project.initramfs("mutant", {"stock": project.build / "modules/stock",
+                                         "patched": project.modules(LATE_MUTANT, tree)},
+                              bench_program(project))
+    cells, _ = bench.run_lab("vmx", project.build, ("exits",), ("patched",),
+                             posts=MUTANT_POSTS, log=project.log("vmx-mutant"),
+                             initramfs=image)
+    cell = cells["exits"]["patched"]
+    need(cell["late"] > 0, f"the mutant passed: {json.dumps(cell)}")
+    project.notes.append(f"mutant {LATE_MUTANT}: {cell['late']} of {cell['posted']} late, "
+                         f"longest {cell['late_max_wait']} ticks")
+
+
+def bench_program(project):
+    return [(project.build / "bin/kvm-mode-bench", "/bin/kvm-mode-bench")]
+
+
+def test_toggle(project, name):
+    """precise_notify switched under load, modules reloaded: nothing lost"""
+    posts = QUICK_POSTS[name]
+    script = f"""
+        switch=/sys/module/kvm/parameters/precise_notify
+        (while :; do echo N > $switch; echo Y > $switch; n=$((n + 1)); echo $n > /tmp/n; done) &
+        toggler=$!
+        kvm-mode-bench post --json --posts {posts} --workload mixed || exit 1
+        kill $toggler
+        echo "SWITCHED $(cat /tmp/n)"
+        for set in stock patched stock patched; do load-kvm $set || exit 2; done
+        kvm-mode-bench post --json --posts {posts // 5} --workload mixed || exit 3
+        load-kvm patched precise_notify=0 || exit 4
+        [ "$(cat $switch)" = N ] || exit 5
+        echo bogus > $switch 2>/dev/null && exit 6
+        exit 0"""
+    done = lab.run(name, "patched", script, build=project.build, timeout=900, hang=300,
+                   log=project.log(f"{name}-toggle"))
+    need(done.status == 0, f"status {done.status}: " + "\n".join(done.lines[-5:]))
+    need(not done.warnings, str(done.warnings))
+    cells = [json.loads(line) for line in done.lines if line.startswith("{")]
+    need(len(cells) == 2, "\n".join(done.lines[-5:]))
+    for cell in cells:
+        for metric in ("lost", "late", "doubled"):
+            need(cell[metric] == 0, f"{metric} {cell[metric]}")
+    switched = int(next(x for x in done.lines if x.startswith("SWITCHED ")).split()[1])
+    need(switched >= 10, f"switched only {switched} times")
+    project.notes.append(f"{name}: precise_notify switched {switched} times under load")
+
+
+def test_tracepoint(project):
+    """the tracepoint kvm:kvm_mode_notify fires and agrees with the statistics"""
+    script = """
+        trace=/sys/kernel/tracing; event=$trace/events/kvm/kvm_mode_notify
+        echo 'hist:keys=sent' > $event/trigger || exit 1
+        kvm-mode-bench post --json --posts 3000 --workload exits || exit 2
+        cat $event/hist"""
+    done = lab.run("vmx", "patched", script, build=project.build, timeout=400, hang=200,
+                   log=project.log("vmx-tracepoint"))
+    need(done.status == 0, f"status {done.status}: " + "\n".join(done.lines[-5:]))
+    cell = next(json.loads(line) for line in done.lines if line.startswith("{"))
+    hits = dict(re.findall(r"sent:\s*(\d+) \} hitcount:\s*(\d+)", "\n".join(done.lines)))
+    for sent, metric in (("1", "notify_sent"), ("0", "notify_elided")):
+        need(int(hits.get(sent, 0)) == cell[metric] > 0,
+             f"{metric} {cell[metric]}, traced {hits.get(sent)}")
+
+
+# --- the kernel's own selftests -----------------------------------------------
+
+def test_kvm_selftests(project):
+    """the kernel's KVM selftests that pass on stock pass on patched (svm lab)"""
+    folder = project.build / "bin/selftests"
+    names = sorted(p.name for p in folder.iterdir()
+                   if p.is_file() and os.access(p, os.X_OK) and p.name not in SLOW_SELFTESTS)
+    image = project.initramfs("selftests", project.sets(),
+                              [(folder / n, f"/selftests/{n}") for n in names])
+    passed = {}
+    for variant in ("stock", "patched"):
+        passed[variant] = run_selftests(project, variant, names, image)
+        if variant == "stock":
+            names = [n for n in names if passed["stock"][n] == 0]
+            need(len(names) >= 25, f"only {len(names)} selftests pass on stock")
+    worse = [n for n in names if passed["patched"].get(n) != 0]
+    if worse:       # once more on both: an emulator's hiccup is not a regression
+        again = {v: run_selftests(project, v, worse, image) for v in passed}
+        worse = [n for n in worse if again["patched"][n] != 0]
+    need(not worse, f"pass on stock, not on patched: {' '.join(worse)}")
+    project.notes.append(f"KVM selftests: {len(names)} pass on stock and on patched")
+
+
+def run_selftests(project, variant, names, image):
+    lines = [f"cd /selftests; for t in {' '.join(map(shlex.quote, names))}; do",
+             f"timeout {SELFTEST_SECONDS} ./$t > /tmp/out 2>&1; s=$?",
+             "echo TEST $t $s; [ $s = 0 ] || [ $s = 4 ] || tail -n 3 /tmp/out; done"]
+    done = lab.run("svm", variant, "\n".join(lines), build=project.build, mem=6144,
+                   timeout=1500, hang=120, initramfs=image,
+                   log=project.log(f"svm-selftests-{variant}"))
+    found = re.findall(r"^TEST (\S+) (\d+)$", "\n".join(done.lines), re.M)
+    return {name: int(status) for name, status in found}
+
+
+# --- bad input ----------------------------------------------------------------
+
+def leftovers(folder):
+    return [p.name for p in folder.iterdir()] if folder.exists() else []
+
+
+def test_bad_base(project):
+    """an unsupported kernel version, a missing source, missing headers: one line"""
+    there = project.work / "bad"
+    shutil.rmtree(there, ignore_errors=True)
+    there.mkdir()
+    other = there / "source"
+    other.mkdir()
+    (other / "Makefile").write_text("VERSION = 5\nPATCHLEVEL = 4\n")
+    for argv, words in (
+            (("scripts/prepare-tree", "patched", "6.12", other, there / "t"), "5.4, not 6.12"),
+            (("scripts/prepare-tree", "patched", "5.4", other, there / "t"), "no patches"),
+            (("scripts/prepare-tree", "patched", "6.12", there / "none", there / "t"),
+             "no kernel source"),
+            (("scripts/build-modules", project.build / "tree/patched", "6.12.0-none",
+              there / "m"), "no headers for 6.12.0-none"),
+            (("scripts/build-modules", project.source, project.release, there / "m"),
+             "not made by prepare-tree"),
+            (("make", "modules"), "which kernel?")):
+        status, out = command(*argv)
+        need(status != 0 and words in out, f"{argv[:2]}: status {status}: {out}")
+    need(leftovers(there) == ["source"], f"left behind: {leftovers(there)}")
+
+
+def test_full_disk(project):
+    """a full disk: non-zero, nothing half-made left"""
+    need(os.geteuid() == 0, "needs root, to mount a small tmpfs")
+    disk = project.work / "small"
+    disk.mkdir(exist_ok=True)
+    status, out = command("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk)
+    need(status == 0, out)
+    try:
+        status, out = command("scripts/prepare-tree", "patched", project.base,
+                              project.source, disk / "tree")
+        need(status != 0 and "No space left" in out, f"status {status}: {out[-300:]}")
+        need(not leftovers(disk), f"left behind: {leftovers(disk)}")
+    finally:
+        command("umount", disk)
+
+
+def emulators():
+    """Processes of the svm lab's emulator."""
+    _, out = command("pgrep", "-f", "qemu-system-x86_64.*lab.kvm=")
+    return set(out.split())
+
+
+def test_hang(project):
+    """a hanging L1 is ended by the watchdog, its last output shown"""
+    status, out = command("lab/lab.py", "--build", project.build, "--lab", "svm",
+                          "--kvm", "stock", "--hang", "5", "--run",
+                          "echo about to hang; sleep 1000")
+    need(status == 124 and "about to hang" in out and "no output" in out,
+         f"status {status}: {out[-500:]}")
+    need(not emulators(), "the emulator still runs")
+
+
+def test_killed_emulator(project):
+    """a killed emulator and Ctrl-C: a clear end, no process left"""
+    for kill_lab, expected in ((False, 125), (True, 130)):
+        job = subprocess.Popen(["lab/lab.py", "--build", project.build, "--lab", "svm",
+                                "--kvm", "stock", "--run", "echo up; sleep 1000"],
+                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               text=True)
+        need(job.stdout.readline().strip() == "up", "L1 did not come up")
+        if kill_lab:
+            job.send_signal(signal.SIGINT)
+        else:
+            for pid in emulators():
+                os.kill(int(pid), signal.SIGKILL)
+        out, _ = job.communicate(timeout=30)
+        need(job.returncode == expected, f"status {job.returncode}, not {expected}: {out}")
+        need(not emulators(), "the emulator still runs")
+
+
+def test_missing_image(project):
+    """a lab that was not set up says what to run"""
+    status, out = command("lab/lab.py", "--build", project.work / "nothing", "--lab", "svm",
+                          "--kvm", "stock", "--run", "true")
+    need(status == 125 and "make lab-setup" in out, f"status {status}: {out}")
+
+
+TESTS = (
+    (test_build_is_clean,), (test_own_files_w1,), (test_entry_assembly,),
+    (test_entry_assembly_stock,), (test_entry_assembly_mutants,), (test_style,),
+    (test_bad_base,), (test_full_disk,), (test_missing_image,), (test_hang,),
+    (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
+    (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
+    (test_toggle, "vmx"), (test_tracepoint,), (test_late_mutant,), (test_kvm_selftests,),
+    (test_i386,),
+)
+
+
+def run_one(project, number, test, *args):
+    label = test.__doc__.splitlines()[0] + (f" ({args[0]} lab)" if args else "")
+    start = time.time()
+    try:
+        test(project, *args)
+    except (Failed, lab.LabError, OSError, subprocess.SubprocessError, ValueError,
+            KeyError, StopIteration) as error:
+        print(f"not ok {number} - {label}")
+        print("".join(f"  # {line}\n" for line in f"{type(error).__name__}: {error}"
+                      .splitlines()[:40]), end="", flush=True)
+        return False
+    print(f"ok {number} - {label} [{time.time() - start:.0f} s]", flush=True)
+    return True
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--build", default="build")
+    args.add_argument("--base", default="6.12")
+    args.add_argument("--only", default="", help="run tests whose name contains this")
+    args = args.parse_args()
+    project = Project(args)
+    chosen = [t for t in TESTS if args.only in "-".join([t[0].__name__, *t[1:]])]
+    print(f"1..{len(chosen)}", flush=True)
+    passed = sum(run_one(project, i, *t) for i, t in enumerate(chosen, 1))
+    for note in project.notes:
+        print(f"# {note}")
+    print(f"{passed} passed, {len(chosen) - passed} failed")
+    return 0 if passed == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
