@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0
+"""How each lab's emulator is started: command line, configuration and the files it boots
+from, all in the run's own temporary directory. Used by lab.py only.
+"""
+
+import shutil
+import struct
+
+from vmlinux import KernelError, flat_file
+
+COMMON_CMDLINE = (
+    "console=ttyS0,115200 mitigations=off panic=-1 loglevel=5 printk.time=1 "
+    "random.trust_cpu=on nowatchdog audit=0 selinux=0 apparmor=0 cryptomgr.notests")
+
+# idle=halt: Bochs skips the time in which every CPU is halted.
+VMX_CMDLINE = ("tsc=reliable nokaslr no_timer_check idle=halt nohpet "
+               "8250.nr_uarts=1 i8042.noaux i8042.nokbd")
+
+START_INFO = 0x90000            # a page for boot.S and the kernel's PVH entry
+START_INFO_MAGIC = 0x336ec578
+MODULE, ENTRY, MAP, CMDLINE = 0x40, 0xf0, 0x100, 0x1000
+CMDLINE_LIMIT = 2047
+INITRD_ADDRESS = 0x10000000
+DISK = {"cylinders": 2, "heads": 16, "spt": 63}
+DEVICE_IPS = 4_000_000          # low: device time is waited for in instructions
+
+
+class LabError(Exception):
+    """The lab itself failed; the text says what to do."""
+
+
+def find_one(directory, pattern, what):
+    found = sorted(directory.glob(pattern)) if directory.is_dir() else []
+    if not found:
+        raise LabError(f"{what} is missing ({directory}/{pattern}): run `make lab-setup`")
+    return found[-1]
+
+
+class Svm:
+    """QEMU TCG with emulated SVM; several threads, real concurrency."""
+
+    name = "qemu"
+    default_mem = 2048
+
+    def __init__(self, options, work):
+        self.options, self.work = options, work
+
+    def _binary(self):
+        own = self.options.build / "qemu" / "qemu-system-x86_64"
+        found = str(own) if own.exists() else shutil.which("qemu-system-x86_64")
+        if not found:
+            raise LabError("qemu-system-x86_64 is missing: install qemu-system-x86 "
+                           "or run `make lab-setup`")
+        return found
+
+    def prepare(self, kernel, archives, cmdline, serial):
+        """Returns the argument vector. @serial: None for standard output."""
+        initrd = self.work / "initrd"
+        initrd.write_bytes(b"".join(archives))
+        share = self.options.build / "qemu" / "share"
+        firmware = ["-L", str(share)] if share.is_dir() else []
+        return [self._binary(), *firmware, "-M", "q35", "-accel", "tcg,thread=multi",
+                "-cpu", "EPYC,+svm,+npt", "-smp", str(self.options.cpus),
+                "-m", str(self.options.mem or self.default_mem),
+                "-nodefaults", "-display", "none", "-no-reboot",
+                "-serial", "stdio" if serial is None else serial,
+                "-kernel", str(kernel), "-initrd", str(initrd),
+                "-append", f"{COMMON_CMDLINE} lab.emulator=qemu {cmdline}"]
+
+
+class Vmx:
+    """Bochs with emulated VMX, APICv and posted interrupts; one thread."""
+
+    name = "bochs"
+    default_mem = 2048
+
+    def __init__(self, options, work):
+        self.options, self.work = options, work
+
+    def _file(self, name):
+        return find_one(self.options.build / "bochs", name, "the vmx lab's emulator")
+
+    def _start_info(self, entry, cmdline, initrd_size):
+        """struct hvm_start_info, one module, room for the memory map, the command line."""
+        if len(cmdline) > CMDLINE_LIMIT:
+            raise LabError("the kernel command line is too long")
+        page = bytearray(CMDLINE)
+        struct.pack_into("<IIIIQQQQII", page, 0, START_INFO_MAGIC, 1, 0, 1,
+                         START_INFO + MODULE, START_INFO + CMDLINE, 0, START_INFO + MAP, 0, 0)
+        struct.pack_into("<QQQQ", page, MODULE, INITRD_ADDRESS, initrd_size, 0, 0)
+        struct.pack_into("<I", page, ENTRY, entry)
+        return bytes(page) + cmdline.encode() + b"\0"
+
+    def _boot_disk(self):
+        size = DISK["cylinders"] * DISK["heads"] * DISK["spt"] * 512
+        boot = self._file("boot.bin").read_bytes()
+        (self.work / "disk").write_bytes(boot.ljust(size, b"\0"))
+
+    def _configuration(self, flat, flat_address, serial):
+        mem = self.options.mem or self.default_mem
+        geometry = ", ".join(f"{k}={v}" for k, v in DISK.items())
+        com1 = f"mode=term, dev={serial}" if serial else \
+               f"mode=file, dev={self.work / 'serial'}"
+        return "\n".join((
+            "display_library: nogui",
+            f"memory: guest={mem}, host={mem}, block_size=8192",
+            f"romimage: file={self._file('BIOS-bochs-latest')}, options=fastboot",
+            f"vgaromimage: file={self._file('VGABIOS-lgpl-latest')}",
+            f"cpu: model=arrow_lake, count={self.options.cpus}, "
+            f"ips={DEVICE_IPS}, quantum={self.options.quantum}, "
+            'reset_on_triple_fault=0, exclude_features="rdrand, rdseed"',
+            "clock: sync=none, time0=946684800, rtc_sync=0",
+            "vga: extension=none, realtime=0, update_freq=1",
+            "speaker: enabled=0",
+            "mouse: enabled=0",
+            "ata0: enabled=1",
+            "ata1: enabled=0",
+            f"ata0-master: type=disk, mode=flat, path={self.work / 'disk'}, {geometry}",
+            "boot: disk",
+            f"optramimage1: file={flat}, address={flat_address:#x}",
+            f"optramimage2: file={self.work / 'initrd'}, address={INITRD_ADDRESS:#x}",
+            f"optramimage3: file={self.work / 'start-info'}, address={START_INFO:#x}",
+            f"com1: enabled=1, {com1}",
+            f"log: {self.work / 'emulator.log'}",
+            "panic: action=fatal",
+            "error: action=ignore",
+            "info: action=ignore",
+            "debug: action=ignore", ""))
+
+    def prepare(self, kernel, archives, cmdline, serial):
+        binary = self._file("bochs")
+        initrd = b"".join(archives)
+        (self.work / "initrd").write_bytes(initrd)
+        cmdline = f"{COMMON_CMDLINE} {VMX_CMDLINE} lab.emulator=bochs {cmdline}"
+        try:
+            flat, address, entry = flat_file(kernel, self.options.build / "lab")
+        except KernelError as error:
+            raise LabError(f"{kernel}: {error}") from error
+        self._boot_disk()
+        (self.work / "start-info").write_bytes(self._start_info(entry, cmdline, len(initrd)))
+        (self.work / "bochsrc").write_text(self._configuration(flat, address, serial))
+        return [str(binary), "-q", "-f", str(self.work / "bochsrc")]
+
+
+EMULATORS = {"svm": Svm, "vmx": Vmx}

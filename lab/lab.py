@@ -1,0 +1,332 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Boot L1 in an emulator with SVM or VMX, load the stock or the patched KVM there, run a
+command in it and hand on its output and exit status. Called by `make lab`, by the
+benchmark and check runners, and as a module: lab.run("vmx", "stock", "ls /dev/kvm").
+"""
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import tty
+from collections import deque
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from emulators import EMULATORS, LabError, find_one  # noqa: E402
+from mkinitramfs import small_cpio  # noqa: E402
+
+EXIT_WARNED = 123
+EXIT_WATCHDOG = 124
+EXIT_LAB = 125
+STATUS_HELP = f"""exit status: that of the command, or
+  {EXIT_WARNED}  the command succeeded, but L1's kernel logged a WARNING (--ignore-warnings: not)
+  {EXIT_WATCHDOG}  the watchdog ended the run (--timeout, --hang)
+  {EXIT_LAB}  the lab failed: file missing, emulator died, L1 panicked or could not boot
+  130  interrupted"""
+
+KERNEL_LINE = r"^\[ *\d+\.\d+\](?:\[[^\]]*\])? "
+FATAL = re.compile(KERNEL_LINE + r"(?:Kernel panic|BUG: |Oops: |.*general protection fault|"
+                   r"watchdog: BUG|.*double fault)")
+WARNED = re.compile(KERNEL_LINE + r"(?:WARNING: |rcu: INFO: .*stall|rcu: .*detected stalls)")
+ENDED = re.compile(r"(.*?)LAB-EXIT (\d+)$")
+FATAL_GRACE = 3.0               # seconds of output shown after a panic or an oops
+LAST_LINES = 20
+ESCAPE = b"\x1d"                # Ctrl-]
+
+
+class Watchdog(LabError):
+    """--timeout or --hang expired."""
+
+
+class Options:
+    """What a run needs; the command line's names and defaults."""
+
+    def __init__(self, **given):
+        self.build = Path(given.pop("build", "build")).resolve()
+        self.lab = given.pop("lab")
+        self.kvm = given.pop("kvm")
+        self.base = given.pop("base", "6.12")
+        self.initramfs = Path(given.pop("initramfs", None) or
+                              self.build / "lab" / "initramfs.cpio").resolve()
+        self.cpus = given.pop("cpus", 4)
+        self.mem = given.pop("mem", None)
+        self.quantum = given.pop("quantum", 16)
+        self.append = given.pop("append", "")
+        self.timeout = given.pop("timeout", None)
+        self.hang = given.pop("hang", None)
+        self.log = given.pop("log", None)
+        if given:
+            raise TypeError(f"unknown options: {', '.join(sorted(given))}")
+
+
+class Result:
+    """What a run left: .status, .lines (the command's output), .warnings, .seconds."""
+
+    def __init__(self):
+        self.status, self.lines, self.warnings = None, [], []
+        self.boot_seconds = self.seconds = None
+
+
+class Console:
+    """Sorts L1's serial output: everything to the log, the command's to @output."""
+
+    def __init__(self, log, output, result):
+        self.log, self.output, self.result = log, output, result
+        self.partial, self.begun, self.fatal_at = b"", False, None
+        self.last = deque(maxlen=LAST_LINES)
+
+    def feed(self, data):
+        *lines, self.partial = (self.partial + data).split(b"\n")
+        for raw in lines:
+            self._line(raw.replace(b"\r", b"").decode("utf-8", "replace"))
+
+    def _line(self, line):
+        self.log.write(line + "\n")
+        self.last.append(line)
+        if FATAL.match(line) and self.fatal_at is None:
+            self.fatal_at = time.monotonic()
+        if WARNED.match(line):
+            self.result.warnings.append(line)
+        if line.startswith("LAB-FAIL "):
+            raise LabError(line[len("LAB-FAIL "):])
+        ended = ENDED.match(line)
+        if ended:
+            if ended.group(1):
+                self._emit(ended.group(1))
+            self.result.status = int(ended.group(2))
+        elif line == "LAB-BEGIN":
+            self.begun = True
+        elif self.begun and self.result.status is None:
+            self._emit(line)
+
+    def _emit(self, line):
+        self.result.lines.append(line)
+        if self.output:
+            self.output(line)
+
+
+def die_with_parent():
+    """In the child: an emulator never outlives lab.py, however that ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Run:
+    """One boot of L1 in a temporary directory of its own."""
+
+    def __init__(self, options, command, output=None):
+        self.options, self.command, self.output = options, command, output
+        self.work = Path(tempfile.mkdtemp(prefix="kvm-lab-"))
+        self.log_path = Path(options.log) if options.log else self.work / "console.log"
+        self.process = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if isinstance(value, LabError) and not self.options.log:
+            self._keep_log()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _keep_log(self):
+        if self.log_path.exists():
+            kept = Path(tempfile.gettempdir()) / (self.work.name + ".log")
+            with contextlib.suppress(OSError):
+                shutil.copyfile(self.log_path, kept)
+                self.log_path = kept
+
+    def start(self, serial=None, stdio=None):
+        opts = self.options
+        boot = opts.build / "kernel" / opts.base / "image" / "boot"
+        kernel = find_one(boot, "vmlinuz-*", "the L1 kernel")
+        archives = [find_one(opts.initramfs.parent, opts.initramfs.name,
+                             "the L1 initramfs").read_bytes()]
+        if self.command is not None:
+            archives.append(small_cpio({"lab/run": (self.command.encode(), 0o755)}))
+        emulator = EMULATORS[opts.lab](opts, self.work)
+        argv = emulator.prepare(kernel, archives, f"lab.kvm={opts.kvm} {opts.append}",
+                                serial)
+        with open(self.work / "emulator.err", "wb") as err:
+            self.process = subprocess.Popen(
+                argv, stdin=stdio if serial else subprocess.DEVNULL, stderr=err,
+                stdout=stdio or subprocess.DEVNULL, cwd=self.work,
+                start_new_session=True, preexec_fn=die_with_parent)
+
+    def _serial(self):
+        """(read end, what the emulator gets as standard output)."""
+        if self.options.lab == "vmx":
+            os.mkfifo(self.work / "serial")
+            return os.open(self.work / "serial", os.O_RDWR), None
+        return os.pipe()
+
+    def execute(self):
+        result, started = Result(), time.monotonic()
+        reader, writer = self._serial()
+        try:
+            with open(self.log_path, "w", encoding="utf-8", buffering=1) as log:
+                console = Console(log, self.output, result)
+                self.start(stdio=writer)
+                self._follow(reader, console, started)
+        finally:
+            os.close(reader)
+            if writer is not None:
+                os.close(writer)
+        result.seconds = time.monotonic() - started
+        return result
+
+    def _follow(self, reader, console, started):
+        heard = time.monotonic()
+        while True:
+            ready, _, _ = select.select([reader], [], [], 0.2)
+            now = time.monotonic()
+            if ready:
+                console.feed(os.read(reader, 65536))
+                heard = now
+            if console.begun and console.result.boot_seconds is None:
+                console.result.boot_seconds = now - started
+            if not ready and self.process.poll() is not None:
+                break
+            self._check(console, now, started, heard)
+        if console.result.status is None:
+            raise LabError(self._say("the emulator ended before the command did", console))
+
+    def _check(self, console, now, started, heard):
+        opts = self.options
+        if console.fatal_at and now - console.fatal_at > FATAL_GRACE:
+            raise LabError(self._say("L1's kernel crashed", console))
+        if opts.timeout and now - started > opts.timeout:
+            raise Watchdog(self._say(f"not finished after {opts.timeout} s", console))
+        if opts.hang and now - heard > opts.hang:
+            raise Watchdog(self._say(f"no output for {opts.hang} s", console))
+
+    def _say(self, what, console):
+        where = self.options.log or Path(tempfile.gettempdir()) / (self.work.name + ".log")
+        lines = list(console.last)
+        if console.partial:
+            lines.append(console.partial.decode("utf-8", "replace"))
+        for name in ("emulator.err", "emulator.log"):
+            with contextlib.suppress(OSError):
+                text = (self.work / name).read_text(errors="replace").splitlines()
+                lines += [f"{name}: {line}" for line in text[-5:]]
+        return "\n".join([f"{what}; console log: {where}; its end:"] +
+                         ["  | " + line for line in lines])
+
+    def interact(self):
+        """Connects the terminal with L1's serial console until the emulator ends."""
+        master, slave = pty.openpty()
+        tty.setraw(slave)
+        vmx = self.options.lab == "vmx"
+        self.start(serial=os.ttyname(slave) if vmx else "stdio",
+                   stdio=subprocess.DEVNULL if vmx else slave)
+        print("lab: Ctrl-] ends the lab", file=sys.stderr)
+        saved = termios.tcgetattr(0) if os.isatty(0) else None
+        try:
+            if saved:
+                tty.setraw(0)
+            self._relay(master)
+        finally:
+            if saved:
+                termios.tcsetattr(0, termios.TCSADRAIN, saved)
+
+    def _relay(self, master):
+        sources = [master, 0]
+        while True:
+            ready, _, _ = select.select(sources, [], [], 0.2)
+            if master in ready:
+                os.write(1, os.read(master, 65536))
+            elif self.process.poll() is not None:
+                return
+            if 0 in ready:
+                typed = os.read(0, 4096)
+                if ESCAPE in typed:
+                    return
+                if not typed:
+                    sources.remove(0)
+                os.write(master, typed)
+
+
+def run(lab, kvm, command, output=None, **options):
+    """Runs @command (shell text) in L1 and returns a Result; @output is called with each
+    line as it comes. Raises LabError, or Watchdog when a limit given expired."""
+    with Run(Options(lab=lab, kvm=kvm, **options), command, output) as job:
+        return job.execute()
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=STATUS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default="build", help="directory `make lab-setup` filled")
+    parser.add_argument("--lab", choices=sorted(EMULATORS), required=True)
+    parser.add_argument("--kvm", default="stock", help="module set: stock, patched, …")
+    parser.add_argument("--base", default="6.12", help="kernel that L1 runs")
+    parser.add_argument("--initramfs", help="L1's initramfs; default: BUILD/lab/initramfs.cpio")
+    parser.add_argument("--cpus", type=int, default=4)
+    parser.add_argument("--mem", type=int, help="MiB of L1 memory")
+    parser.add_argument("--quantum", type=int, default=16,
+                        help="vmx: instructions a CPU runs before the next has its turn")
+    parser.add_argument("--append", default="", help="more kernel command line")
+    parser.add_argument("--timeout", type=float, help="seconds the whole run may take")
+    parser.add_argument("--hang", type=float, help="seconds without output before it is ended")
+    parser.add_argument("--log", help="file for the whole console output")
+    parser.add_argument("--run", metavar="CMD", help="shell text; without it: a shell in L1")
+    parser.add_argument("--ignore-warnings", action="store_true")
+    return parser.parse_args(argv)
+
+
+def final_status(result, args):
+    for line in result.warnings:
+        print(f"lab: L1's kernel warned: {line}", file=sys.stderr)
+    if result.status == 0 and result.warnings and not args.ignore_warnings:
+        return EXIT_WARNED
+    return result.status
+
+
+def run_from_command_line(args):
+    given = {k: v for k, v in vars(args).items() if k not in ("run", "ignore_warnings")}
+    with Run(Options(**given), args.run, lambda line: print(line, flush=True)) as job:
+        if args.run is None:
+            job.interact()
+            return 0
+        result = job.execute()
+    print(f"lab: {args.lab}, {args.kvm}: L1 up after {result.boot_seconds:.1f} s, "
+          f"{result.seconds:.1f} s in all", file=sys.stderr)
+    return final_status(result, args)
+
+
+def main(argv=None):
+    args = parse(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return run_from_command_line(args)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return EXIT_WATCHDOG if isinstance(error, Watchdog) else EXIT_LAB
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="ascii")
+        return 141
+    except OSError as error:
+        reason = "disk full" if error.errno == errno.ENOSPC else error.strerror
+        print(f"lab: {error.filename or tempfile.gettempdir()}: {reason}", file=sys.stderr)
+        return EXIT_LAB
+
+
+if __name__ == "__main__":
+    sys.exit(main())
