@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The host side of kvm-mode-bench: options, counters and results, shared by
+ * kvm-mode-bench.c, post.c, counters.c and report.c.
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "guest.h"
+
+#define EXIT_LOST	1
+#define EXIT_USAGE	2
+#define EXIT_SKIPPED	4
+
+#define NO_VALUE	(-1ll)	/* not there, not measurable: null in JSON */
+#define EMULATOR_TEXT	65536
+
+struct options {
+	bool help;
+	bool json;
+	bool trace_kicks;
+	unsigned int workloads;		/* bit per enum post_workload */
+	u64 posts;
+	u64 senders;
+	u64 seed;
+	u64 gap_min, gap_max;
+	u64 exit_gap_max;
+	u64 late_bound;			/* 0: by vendor */
+	u64 long_ticks;			/* 0: four times late_bound */
+	u64 long_every;
+	u64 gap_cap;			/* 0: a tenth of late_bound */
+	u64 stall_ms;
+	u64 timeout_s;
+	long long halt_poll_ns;		/* NO_VALUE: leave the module's */
+	long long lab_port;		/* NO_VALUE: no emulator counters */
+};
+
+/* Lines of /proc/interrupts, summed over the CPUs */
+enum irq_line { IRQ_PIN, IRQ_NPI, IRQ_PIW, IRQ_RES, IRQ_CAL, IRQ_LOC, NR_IRQ_LINES };
+
+struct irq_counts {
+	long long n[NR_IRQ_LINES];
+};
+
+/* KVM binary statistics of one vCPU */
+enum vcpu_stat {
+	ST_EXITS,
+	ST_HALT_EXITS,
+	ST_NOTIFY_SENT,
+	ST_NOTIFY_ELIDED,
+	ST_KICK_IPI_SENT,
+	NR_VCPU_STATS,
+};
+
+struct vcpu_stats {
+	long long n[NR_VCPU_STATS];
+};
+
+/* What does not change while the program runs */
+struct host_info {
+	bool intel;
+	char apicv, ipiv, nrips, preemption_timer, precise_notify;	/* Y, N, 0 */
+	long long halt_poll_ns;
+	unsigned int fastpath_ops;	/* POST_FP_* that re-enter on this host */
+	unsigned int nr_cpus;
+};
+
+struct post_outcome {
+	const char *workload;
+	u64 posted, delivered, lost, doubled, stalled;
+	struct post_result res;
+	u64 sender_waits;
+	u64 ticks;
+	u64 compute_ticks;
+	u64 ops[POST_NR_WORKLOADS];
+	u64 late_bound, gap_cap, long_ticks;
+	long long halt_poll_ns;
+	u64 latency_p50, latency_p99, latency_max;
+	struct irq_counts irq;
+	struct vcpu_stats all, target;
+	long long kick_ipi_traced;
+	long long target_nvcsw, target_nivcsw;
+	char *emulator;			/* JSON text or NULL */
+};
+
+extern struct options opts;
+extern struct host_info host;
+extern const char * const workload_names[POST_NR_WORKLOADS];
+extern const char * const irq_line_names[NR_IRQ_LINES];
+extern const char * const vcpu_stat_names[NR_VCPU_STATS];
+
+/* counters.c */
+void host_info_read(void);
+void irq_counts_read(struct irq_counts *c);
+void vcpu_stats_read(int stats_fd, struct vcpu_stats *st);
+long long counter_delta(long long before, long long after);
+long long counter_sum(long long a, long long b);
+bool kick_trace_start(void);
+long long kick_trace_stop(void);
+void lab_counters_reset(void);
+char *lab_counters_read(void);
+
+/* post.c */
+bool post_run(enum post_workload workload, struct post_outcome *out);
+
+/* report.c */
+void report_json(const struct post_outcome *out);
+void report_table(const struct post_outcome *out, bool header);
+
+/* kvm-mode-bench.c: message, then exit status 1 */
+void __noreturn __printf(1, 2) die(const char *fmt, ...);
+void __printf(1, 2) warn(const char *fmt, ...);
+
+#endif /* BENCH_H */

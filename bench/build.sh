@@ -1,0 +1,131 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Builds the static programs that run inside L1, against a kernel tree's KVM
+# selftests library: kvm-mode-bench, or with --selftests the kernel's own
+# tests. Called by the top Makefile; KERNEL_TREE itself is not written to.
+set -euo pipefail
+
+usage()
+{
+	echo "usage: build.sh [--selftests] KERNEL_TREE OUTDIR" >&2
+	exit 2
+}
+
+die()
+{
+	echo "build.sh: $*" >&2
+	exit 1
+}
+
+# run LOG COMMAND...: quiet unless it fails
+run()
+{
+	local log=$1
+
+	shift
+	"$@" >"$log" 2>&1 && return
+	tail -n 20 "$log" >&2
+	die "failed: $* (all of its output: $log)"
+}
+
+# User-space headers of the tree, once per tree; another tree starts afresh
+headers()
+{
+	local done=$work/headers.done
+
+	[[ -e $done && $(<"$done") == "$tree" ]] && return
+	rm -rf "$work"
+	mkdir -p "$work"
+	run "$work/headers.log" make -C "$tree" O="$work/headers" headers
+	echo "$tree" >"$done"
+}
+
+kvm_make()
+{
+	make -C "$kvm" OUTPUT="$work/$1" \
+		KHDR_INCLUDES="-isystem $work/headers/usr/include" "${@:2}"
+}
+
+# The constructors of the library print to stdout unless QUIET
+libkvm()
+{
+	run "$work/libkvm.log" kvm_make libkvm -f "$here/libkvm.mk" \
+		EXTRA_CFLAGS=-DQUIET "$work/libkvm/libkvm.a"
+}
+
+compile()
+{
+	local src=$1 extra=()
+
+	shift
+	# Guest code takes interrupts on its own stack, and they save no SSE.
+	[[ $src == guest.c ]] && extra=(-mno-red-zone -mgeneral-regs-only)
+	gcc -std=gnu11 -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -DQUIET \
+		-DCONFIG_64BIT -U_FORTIFY_SOURCE -fno-stack-protector -fno-PIE \
+		-fno-strict-aliasing -fcf-protection=none \
+		-fno-builtin-memcmp -fno-builtin-memcpy -fno-builtin-memset \
+		-fno-builtin-strnlen "${extra[@]}" \
+		-isystem "$kvm/include" -isystem "$kvm/include/x86_64" \
+		-isystem "$kvm/include/x86" \
+		-isystem "$tree/tools/include" \
+		-isystem "$tree/tools/arch/x86/include" \
+		-isystem "$work/headers/usr/include" \
+		-isystem "$kvm/.." -c "$here/$src" -o "$work/${src%.c}.o"
+}
+
+build_bench()
+{
+	local src objs=()
+
+	libkvm
+	for src in kvm-mode-bench.c post.c counters.c report.c guest.c; do
+		compile "$src"
+		objs+=("$work/${src%.c}.o")
+	done
+	gcc -static -no-pie -pthread "${objs[@]}" "$work/libkvm/libkvm.a" \
+		-o "$work/kvm-mode-bench"
+	strip -o "$out/kvm-mode-bench.new" "$work/kvm-mode-bench"
+	mv "$out/kvm-mode-bench.new" "$out/kvm-mode-bench"
+}
+
+# -k: a test that cannot be linked statically is left out, and named
+build_selftests()
+{
+	local all=$work/selftests name n
+
+	kvm_make selftests -j2 -k LDFLAGS=-static all \
+		>"$work/selftests.log" 2>&1 || true
+	rm -rf "$out/selftests.new"
+	mkdir -p "$out/selftests.new"
+	for name in "$all" "$all"/x86_64 "$all"/x86; do
+		[[ -d $name ]] || continue
+		find "$name" -maxdepth 1 -type f -perm -u+x ! -name '*.[od]' \
+			-exec install -s -t "$out/selftests.new" {} +
+	done
+	n=$(find "$out/selftests.new" -type f | wc -l)
+	[[ $n -gt 0 ]] ||
+		die "no selftest was built, see $work/selftests.log"
+	grep -oE "\[[^]]*/selftests/[^]]*\] Error" "$work/selftests.log" |
+		sed 's/^/build.sh: left out: /' >&2 || true
+	rm -rf "$out/selftests"
+	mv "$out/selftests.new" "$out/selftests"
+	echo "build.sh: $n selftests in $out/selftests"
+}
+
+mode=bench
+if [[ ${1:-} == --selftests ]]; then
+	mode=selftests
+	shift
+fi
+[[ $# -eq 2 ]] || usage
+here=$(cd "$(dirname "$0")" && pwd)
+[[ -e $1/tools/testing/selftests/kvm/Makefile ]] ||
+	die "$1 is no kernel tree with KVM selftests: unpack linux-source-6.12 and name it"
+tree=$(cd "$1" && pwd)
+kvm=$tree/tools/testing/selftests/kvm
+mkdir -p "$2"
+out=$(cd "$2" && pwd)
+work=$out/kvm-mode-bench.build
+
+headers
+"build_$mode"

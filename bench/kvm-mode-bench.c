@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * kvm-mode-bench: benchmarks of interrupt posting between the vCPUs of small
+ * guests, for stock and patched KVM alike. Started by the lab's runner inside
+ * L1, or by a person on any host with /dev/kvm.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kvm_util.h"
+
+#include "bench.h"
+
+#define STR(x)		#x
+#define XSTR(x)		STR(x)
+
+static const char help_text[] =
+"usage: kvm-mode-bench post [options]\n"
+"\n"
+"post: vCPUs post interrupts to vCPU 0 at random gaps without waiting for them;\n"
+"every post is accounted for (README.md says how).\n"
+"\n"
+"  --workload LIST    what the target does: compute, exits, fastpath, hlt, mixed,\n"
+"                     comma separated, or all (default all); may be repeated\n"
+"  --posts N          posts per workload, over all senders (default 100000)\n"
+"  --senders N        sending vCPUs, 1 to " XSTR(POST_MAX_SENDERS) " (default 1)\n"
+"  --seed N           seed of all random numbers (default 1)\n"
+"  --gap MIN:MAX      ticks between a sender's posts (default 0:2000)\n"
+"  --exit-gap MAX     ticks the target computes between operations (default 2000)\n"
+"  --late TICKS       an interrupt is late when the target computed for longer\n"
+"                     before it took it (default Intel 10000, AMD 200000)\n"
+"  --long TICKS       the long computing between operations (default 4 times --late)\n"
+"  --long-every N     one in N gaps of the target is long (default 64)\n"
+"  --gap-cap TICKS    a step of computing longer than that is not counted\n"
+"                     (default a tenth of --late)\n"
+"  --stall MS         give up when nothing is handled for so long (default 1000)\n"
+"  --timeout S        end a workload that takes longer (default 600)\n"
+"  --halt-poll NS     KVM's halt polling (default 0 in hlt, else the module's)\n"
+"  --no-trace-kicks   do not count kicks by the tracepoint ipi:ipi_send_cpu\n"
+"  --lab-counters PORT  I/O port of the lab emulator's counters (default none)\n"
+"  --json             one line of JSON per workload instead of a table\n"
+"  --help             this text\n"
+"\n"
+"Exit status: 0 all delivered in time, 1 something lost, doubled or late, or a\n"
+"failure, 2 wrong usage, 4 skipped because KVM cannot be used here.\n";
+
+struct options opts = {
+	.trace_kicks	= true,
+	.posts		= 100000,
+	.senders	= 1,
+	.seed		= 1,
+	.gap_max	= 2000,
+	.exit_gap_max	= 2000,
+	.long_every	= 64,
+	.stall_ms	= 1000,
+	.timeout_s	= 600,
+	.halt_poll_ns	= NO_VALUE,
+	.lab_port	= NO_VALUE,
+};
+
+void die(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	fputs("kvm-mode-bench: ", stderr);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+	va_end(ap);
+	_exit(EXIT_LOST);
+}
+
+void warn(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	fputs("kvm-mode-bench: ", stderr);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+	va_end(ap);
+}
+
+static void __noreturn usage_error(const char *what, const char *arg)
+{
+	fprintf(stderr, "kvm-mode-bench: %s '%s'; see --help\n", what, arg);
+	_exit(EXIT_USAGE);
+}
+
+static u64 parse_number(const char *opt, const char *arg, u64 min, u64 max)
+{
+	char *end;
+	u64 n;
+
+	errno = 0;
+	n = strtoull(arg, &end, 0);
+	if (errno || end == arg || *end || *arg == '-' || n < min || n > max) {
+		fprintf(stderr,
+			"kvm-mode-bench: --%s wants a value from %lu to %lu, not '%s'\n",
+			opt, min, max, arg);
+		_exit(EXIT_USAGE);
+	}
+	return n;
+}
+
+static void parse_gap(char *arg)
+{
+	char *colon = strchr(arg, ':');
+
+	if (!colon)
+		usage_error("--gap wants MIN:MAX, not", arg);
+	*colon = 0;
+	opts.gap_min = parse_number("gap", arg, 0, UINT32_MAX - 1);
+	opts.gap_max = parse_number("gap", colon + 1, opts.gap_min, UINT32_MAX - 1);
+}
+
+static void parse_workloads(char *arg)
+{
+	char *name, *rest = arg;
+	int i;
+
+	while ((name = strsep(&rest, ","))) {
+		if (!strcmp(name, "all")) {
+			opts.workloads = (1u << POST_NR_WORKLOADS) - 1;
+			continue;
+		}
+		for (i = 0; i < POST_NR_WORKLOADS; i++)
+			if (!strcmp(name, workload_names[i]))
+				break;
+		if (i == POST_NR_WORKLOADS)
+			usage_error("no such workload:", name);
+		opts.workloads |= 1u << i;
+	}
+}
+
+enum { O_WORKLOAD = 1, O_POSTS, O_SENDERS, O_SEED, O_GAP, O_EXIT_GAP, O_LATE,
+	O_LONG, O_LONG_EVERY, O_GAP_CAP, O_STALL, O_TIMEOUT, O_HALT_POLL, O_NO_TRACE, O_PORT,
+	O_JSON, O_HELP };
+
+static const struct option long_options[] = {
+	{ "workload", required_argument, NULL, O_WORKLOAD },
+	{ "posts", required_argument, NULL, O_POSTS },
+	{ "senders", required_argument, NULL, O_SENDERS },
+	{ "seed", required_argument, NULL, O_SEED },
+	{ "gap", required_argument, NULL, O_GAP },
+	{ "exit-gap", required_argument, NULL, O_EXIT_GAP },
+	{ "late", required_argument, NULL, O_LATE },
+	{ "long", required_argument, NULL, O_LONG },
+	{ "long-every", required_argument, NULL, O_LONG_EVERY },
+	{ "gap-cap", required_argument, NULL, O_GAP_CAP },
+	{ "stall", required_argument, NULL, O_STALL },
+	{ "timeout", required_argument, NULL, O_TIMEOUT },
+	{ "halt-poll", required_argument, NULL, O_HALT_POLL },
+	{ "no-trace-kicks", no_argument, NULL, O_NO_TRACE },
+	{ "lab-counters", required_argument, NULL, O_PORT },
+	{ "json", no_argument, NULL, O_JSON },
+	{ "help", no_argument, NULL, O_HELP },
+	{ }
+};
+
+static void parse_option(int opt, char *arg)
+{
+	switch (opt) {
+	case O_WORKLOAD:
+		return parse_workloads(arg);
+	case O_POSTS:
+		opts.posts = parse_number("posts", arg, 1, 100000000);
+		break;
+	case O_SENDERS:
+		opts.senders = parse_number("senders", arg, 1, POST_MAX_SENDERS);
+		break;
+	case O_SEED:
+		opts.seed = parse_number("seed", arg, 0, INT64_MAX);
+		break;
+	case O_GAP:
+		return parse_gap(arg);
+	case O_EXIT_GAP:
+		opts.exit_gap_max = parse_number("exit-gap", arg, 0, UINT32_MAX - 1);
+		break;
+	case O_LATE:
+		opts.late_bound = parse_number("late", arg, 10, INT64_MAX / 8);
+		break;
+	case O_LONG:
+		opts.long_ticks = parse_number("long", arg, 1, INT64_MAX);
+		break;
+	case O_LONG_EVERY:
+		opts.long_every = parse_number("long-every", arg, 1, UINT32_MAX);
+		break;
+	case O_GAP_CAP:
+		opts.gap_cap = parse_number("gap-cap", arg, 1, INT64_MAX);
+		break;
+	case O_STALL:
+		opts.stall_ms = parse_number("stall", arg, 1, 3600000);
+		break;
+	case O_TIMEOUT:
+		opts.timeout_s = parse_number("timeout", arg, 1, 86400);
+		break;
+	case O_HALT_POLL:
+		opts.halt_poll_ns = parse_number("halt-poll", arg, 0, UINT32_MAX);
+		break;
+	case O_NO_TRACE:
+		opts.trace_kicks = false;
+		break;
+	case O_PORT:
+		opts.lab_port = parse_number("lab-counters", arg, 0, 0xffff);
+		break;
+	case O_JSON:
+		opts.json = true;
+		break;
+	case O_HELP:
+		opts.help = true;
+		break;
+	default:
+		fputs("kvm-mode-bench: see --help\n", stderr);
+		_exit(EXIT_USAGE);
+	}
+}
+
+/*
+ * The library's own constructor already needs KVM's module parameters. This
+ * one runs first, so that --help and wrong usage do not depend on KVM.
+ */
+static void __attribute__((constructor(101))) options_parse(int argc, char **argv)
+{
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "h", long_options, NULL)) != -1)
+		parse_option(opt == 'h' ? O_HELP : opt, optarg);
+	if (opts.help) {
+		fputs(help_text, stdout);
+		fflush(stdout);
+		_exit(EXIT_SUCCESS);
+	}
+	if (optind == argc)
+		usage_error("no benchmark named, expected", "post");
+	if (strcmp(argv[optind], "post") || optind + 1 < argc)
+		usage_error("unknown argument:",
+			    argv[optind + !strcmp(argv[optind], "post")]);
+	if (!opts.workloads)
+		opts.workloads = (1u << POST_NR_WORKLOADS) - 1;
+	if (access("/dev/kvm", R_OK | W_OK)) {
+		fprintf(stderr,
+			"kvm-mode-bench: skipped: /dev/kvm: %s; load kvm-intel or kvm-amd, and run as root\n",
+			strerror(errno));
+		_exit(EXIT_SKIPPED);
+	}
+}
+
+/* A failed assertion of the library ends with 254: for our callers it is 1 */
+static void map_status(int status, void *unused)
+{
+	(void)unused;
+	if (status == 254)
+		_exit(EXIT_LOST);
+}
+
+int main(void)
+{
+	bool ok = true, header = true;
+	int i;
+
+	on_exit(map_status, NULL);
+	/* The library loads the guest from this file; argv[0] may lack a path. */
+	program_invocation_name = "/proc/self/exe";
+	host_info_read();
+	if (host.nr_cpus < opts.senders + 2)
+		warn("%u CPUs for %lu vCPU threads and this program: they share, latencies suffer",
+		     host.nr_cpus, opts.senders + 1);
+	kvm_pin_this_task_to_pcpu((opts.senders + 1) % host.nr_cpus);
+
+	for (i = 0; i < POST_NR_WORKLOADS; i++) {
+		struct post_outcome out;
+
+		if (!(opts.workloads & 1u << i))
+			continue;
+		ok &= post_run(i, &out);
+		if (opts.json)
+			report_json(&out);
+		else
+			report_table(&out, header);
+		header = false;
+		free(out.emulator);
+	}
+	return ok ? EXIT_SUCCESS : EXIT_LOST;
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The two forms of a result: one line of JSON, or one row of a table. Called
+ * by kvm-mode-bench.c after each workload.
+ */
+#include <stdlib.h>
+
+#include <linux/kernel.h>
+
+#include "bench.h"
+
+/* One JSON object being written; @sep is what precedes the next member */
+struct json {
+	FILE *f;
+	const char *sep;
+};
+
+static void json_key(struct json *j, const char *key)
+{
+	fprintf(j->f, "%s\"%s\":", j->sep, key);
+	j->sep = ",";
+}
+
+static void json_num(struct json *j, const char *key, long long n)
+{
+	json_key(j, key);
+	if (n == NO_VALUE)
+		fputs("null", j->f);
+	else
+		fprintf(j->f, "%lld", n);
+}
+
+/* @s is one of our own words: nothing in it needs escaping */
+static void json_word(struct json *j, const char *key, const char *s)
+{
+	json_key(j, key);
+	fprintf(j->f, s ? "\"%s\"" : "null", s);
+}
+
+static void json_yn(struct json *j, const char *key, char yn)
+{
+	char s[2] = { yn };
+
+	json_word(j, key, yn ? s : NULL);
+}
+
+static void json_open(struct json *j, const char *key)
+{
+	json_key(j, key);
+	fputc('{', j->f);
+	j->sep = "";
+}
+
+static void json_close(struct json *j)
+{
+	fputc('}', j->f);
+	j->sep = ",";
+}
+
+/* Stock counts no kicks in the module; then the tracepoint's count stands */
+static long long kicks(const struct post_outcome *o)
+{
+	long long n = o->all.n[ST_KICK_IPI_SENT];
+
+	return n == NO_VALUE ? o->kick_ipi_traced : n;
+}
+
+/* A spurious notification is a host interrupt on VMX; AVIC counts none */
+static long long spurious(const struct post_outcome *o)
+{
+	return host.intel ? o->irq.n[IRQ_PIN] : NO_VALUE;
+}
+
+static const char *fastpath_name(void)
+{
+	if (!host.intel && host.nrips != 'Y')
+		return "none";
+	return host.fastpath_ops & POST_FP_TSC_DEADLINE ?
+		"icr,tsc_deadline" : "icr";
+}
+
+static void json_metrics(struct json *j, const struct post_outcome *o)
+{
+	json_word(j, "workload", o->workload);
+	json_num(j, "posted", o->posted);
+	json_num(j, "delivered", o->delivered);
+	json_num(j, "lost", o->lost);
+	json_num(j, "doubled", o->doubled);
+	json_num(j, "late", o->res.late);
+	json_num(j, "late_bound", o->late_bound);
+	json_num(j, "late_max_wait", o->res.late_max_wait);
+	json_num(j, "notify_sent", o->all.n[ST_NOTIFY_SENT]);
+	json_num(j, "notify_elided", o->all.n[ST_NOTIFY_ELIDED]);
+	json_num(j, "notify_spurious", spurious(o));
+	json_num(j, "kick_ipi_sent", kicks(o));
+	json_num(j, "kick_ipi_traced", o->kick_ipi_traced);
+	json_num(j, "exits", o->all.n[ST_EXITS]);
+	json_num(j, "latency_p50", o->latency_p50);
+	json_num(j, "latency_p99", o->latency_p99);
+	json_num(j, "latency_max", o->latency_max);
+	json_num(j, "ticks", o->ticks);
+	json_key(j, "posts_per_mtick");
+	fprintf(j->f, "%.3f", o->ticks ? o->posted * 1e6 / o->ticks : 0.0);
+	json_num(j, "sender_waits", o->sender_waits);
+	json_num(j, "stalled", o->stalled);
+	json_num(j, "tsc_backwards", o->res.tsc_backwards);
+}
+
+static void json_parameters(struct json *j, const struct post_outcome *o)
+{
+	json_num(j, "seed", opts.seed);
+	json_num(j, "senders", opts.senders);
+	json_num(j, "posts", opts.posts);
+	json_num(j, "gap_min", opts.gap_min);
+	json_num(j, "gap_max", opts.gap_max);
+	json_num(j, "exit_gap_max", opts.exit_gap_max);
+	json_num(j, "long_ticks", o->long_ticks);
+	json_num(j, "long_every", opts.long_every);
+	json_num(j, "gap_cap", o->gap_cap);
+	json_num(j, "stall_ms", opts.stall_ms);
+	json_num(j, "halt_poll_ns", o->halt_poll_ns);
+	json_num(j, "cpus", host.nr_cpus);
+	json_word(j, "vendor", host.intel ? "intel" : "amd");
+	json_yn(j, "apicv", host.apicv);
+	json_yn(j, "ipiv", host.ipiv);
+	json_word(j, "fastpath", fastpath_name());
+	json_yn(j, "precise_notify", host.precise_notify);
+}
+
+void report_json(const struct post_outcome *o)
+{
+	struct json j = { .sep = "" };
+	size_t size;
+	char *line;
+	int i;
+
+	j.f = open_memstream(&line, &size);
+	if (!j.f)
+		die("no memory for the result line");
+	fputc('{', j.f);
+	json_metrics(&j, o);
+	json_open(&j, "irq");
+	for (i = 0; i < NR_IRQ_LINES; i++)
+		json_num(&j, irq_line_names[i], o->irq.n[i]);
+	json_close(&j);
+	json_open(&j, "target");
+	for (i = 0; i < NR_VCPU_STATS; i++)
+		json_num(&j, vcpu_stat_names[i], o->target.n[i]);
+	json_num(&j, "compute_ticks", o->compute_ticks);
+	json_num(&j, "cpuid_ops", o->ops[POST_EXITS]);
+	json_num(&j, "fastpath_ops", o->ops[POST_FASTPATH]);
+	json_num(&j, "hlt_ops", o->ops[POST_HLT]);
+	json_num(&j, "nvcsw", o->target_nvcsw);
+	json_num(&j, "nivcsw", o->target_nivcsw);
+	json_close(&j);
+	json_parameters(&j, o);
+	json_key(&j, "emulator");
+	fputs(o->emulator ?: "null", j.f);
+	fputs("}\n", j.f);
+	if (fclose(j.f))
+		die("no memory for the result line");
+	fputs(line, stdout);
+	free(line);
+}
+
+static void cell(long long n)
+{
+	if (n == NO_VALUE)
+		printf(" %9s", "-");
+	else
+		printf(" %9lld", n);
+}
+
+void report_table(const struct post_outcome *o, bool header)
+{
+	static const char * const heads[] = {
+		"posted", "lost", "doubled", "late", "max_wait", "sent",
+		"elided", "spurious", "kick_ipi", "exits", "lat_p50",
+		"lat_p99", "lat_max",
+	};
+	unsigned int i;
+
+	if (header) {
+		printf("%-9s", "workload");
+		for (i = 0; i < ARRAY_SIZE(heads); i++)
+			printf(" %9s", heads[i]);
+		putchar('\n');
+	}
+	printf("%-9s", o->workload);
+	cell(o->posted);
+	cell(o->lost);
+	cell(o->doubled);
+	cell(o->res.late);
+	cell(o->res.late_max_wait);
+	cell(o->all.n[ST_NOTIFY_SENT]);
+	cell(o->all.n[ST_NOTIFY_ELIDED]);
+	cell(spurious(o));
+	cell(kicks(o));
+	cell(o->all.n[ST_EXITS]);
+	cell(o->latency_p50);
+	cell(o->latency_p99);
+	cell(o->latency_max);
+	putchar('\n');
+}
