@@ -23,7 +23,7 @@ step = scripts/step --expect $(1) --log $(B)/log/$(2).log
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-MAKEFLAGS += --no-builtin-rules --no-print-directory
+.SUFFIXES:
 
 .PHONY: help
 help:
@@ -49,7 +49,12 @@ $(KERNEL)/version: scripts/fetch-kernel | deps
 		scripts/fetch-kernel $(BASE) $(DOWNLOADS) $(KERNEL)
 
 $(DOWNLOADS)/bochs/.done: lab/bochs/fetch.sh | deps
-	@$(call step,30,fetch-bochs) "fetch Bochs" lab/bochs/fetch.sh $(DOWNLOADS)/bochs
+	@$(call step,15,fetch-bochs) "fetch Bochs and its BIOS" lab/bochs/fetch.sh \
+		$(DOWNLOADS)/bochs $(DOWNLOADS)/bochs
+	@touch $@
+
+$(B)/qemu/.done: lab/qemu/fetch.sh | deps
+	@$(call step,15,fetch-qemu) "provide QEMU" lab/qemu/fetch.sh $(DOWNLOADS)/qemu $(B)/qemu
 	@touch $@
 
 # --- modules ------------------------------------------------------------------
@@ -91,7 +96,9 @@ $(B)/bin/selftests/.done: bench/build.sh $(KERNEL)/version
 	@touch $@
 
 $(B)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWNLOADS)/bochs/.done
-	@$(call step,90,bochs) "build Bochs" lab/bochs/build.sh $(DOWNLOADS)/bochs $(B)/bochs
+	@$(call step,80,bochs) "build Bochs" lab/bochs/build.sh \
+		$(DOWNLOADS)/bochs/bochs_3.0+dfsg.orig.tar.xz $(B)/bochs
+	@cp $(DOWNLOADS)/bochs/*BIOS*-latest $(B)/bochs/
 	@touch $@
 
 $(B)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
@@ -102,7 +109,7 @@ $(B)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
 		--kvm patched=$(B)/modules/patched --add $(B)/bin/kvm-mode-bench:/bin/kvm-mode-bench
 
 .PHONY: lab-setup
-lab-setup: $(B)/lab/initramfs.cpio $(B)/bochs/.done
+lab-setup: $(B)/lab/initramfs.cpio $(B)/bochs/.done $(B)/qemu/.done
 
 .PHONY: lab
 lab: lab-setup

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The part of the in-guest flag that is not on the entry path: the switch
- * kvm.precise_notify, the counters and the tracepoint.  Called by interrupt
- * delivery through kvm_mode_notify(); mode.h has the protocol.
+ * The part of the in-guest flag that is not on a hot path: the switch
+ * kvm.precise_notify and the tracepoint, which kvm_mode_notify() uses.  mode.h
+ * has the protocol.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -53,23 +53,11 @@ module_param_cb(precise_notify, &precise_notify_ops, NULL, 0644);
 __MODULE_PARM_TYPE(precise_notify, "bool");
 MODULE_PARM_DESC(precise_notify, "Notify vCPUs by the in-guest flag (default: on)");
 
-/**
- * kvm_mode_account - Count one decision and make it traceable
- * @vcpu:	target of the notification
- * @seen:	what the sender knew of @vcpu
- * @sent:	%true if an IPI or a doorbell went out
- *
- * Runs on the sender's CPU, any number of senders at a time, hence the atomic
- * counters.  Orders nothing.
- */
-void kvm_mode_account(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen,
-		      bool sent)
+/* Out of line, so that only this file needs the tracepoint's definition. */
+void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen,
+			   bool sent)
 {
-	if (sent)
-		atomic64_inc(&vcpu->stat.notify_sent);
-	else
-		atomic64_inc(&vcpu->stat.notify_elided);
-
 	trace_kvm_mode_notify(vcpu->vcpu_id, seen, sent);
 }
-EXPORT_SYMBOL_GPL(kvm_mode_account);
+EXPORT_SYMBOL_GPL(kvm_mode_trace_notify);
+EXPORT_TRACEPOINT_SYMBOL_GPL(kvm_mode_notify);

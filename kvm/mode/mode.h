@@ -16,6 +16,7 @@
 
 #include <linux/jump_label.h>
 #include <linux/kvm_host.h>
+#include <linux/tracepoint-defs.h>
 
 /*
  * Values of vcpu->arch.execution_mode, one byte, zeroed when the vCPU is
@@ -44,8 +45,10 @@ enum kvm_execution_mode {
 
 DECLARE_STATIC_KEY_TRUE(kvm_precise_notify);
 
-void kvm_mode_account(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen,
-		      bool sent);
+DECLARE_TRACEPOINT(kvm_mode_notify);
+
+void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen,
+			   bool sent);
 
 /*
  * The vCPU goes for VM-Enter.  The caller must have stored IN_RUN_LOOP before,
@@ -58,6 +61,8 @@ void kvm_mode_account(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen,
 static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
 {
 	lockdep_assert_irqs_disabled();
+
+	/* apicv_active before the flag; pairs with kvm_mode_read(). */
 	smp_store_release(&vcpu->arch.execution_mode, ENTERING_GUEST_MODE);
 }
 
@@ -72,6 +77,8 @@ static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
 static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
 {
 	lockdep_assert_irqs_disabled();
+
+	/* The flag before the PIR, mode and requests; pairs with the senders. */
 	smp_store_mb(vcpu->arch.execution_mode, ENTERING_GUEST_MODE);
 }
 
@@ -91,28 +98,62 @@ static __always_inline void kvm_mode_assert_in_host(struct kvm_vcpu *vcpu)
 }
 
 /*
+ * precise_notify is off: derive the answer from the run-loop mode, that is
+ * IN_GUEST_MODE from long before VM-Enter until long after VM-Exit.  Only then
+ * can it be that for the vCPU which this very CPU runs, as when it posts to
+ * itself from a fastpath exit handler; it is in the host.
+ */
+static __always_inline enum kvm_execution_mode
+kvm_mode_of_run_loop(struct kvm_vcpu *vcpu)
+{
+	/* The mode before apicv_active; pairs with vcpu_enter_guest(). */
+	if (smp_load_acquire(&vcpu->mode) != IN_RUN_LOOP ||
+	    vcpu == kvm_get_running_vcpu())
+		return IN_HOST_MODE;
+
+	return IN_GUEST_MODE;
+}
+
+/*
  * What a sender may know of @vcpu.  The sender must have published its
  * interrupt, with a full barrier, before it calls this.  Reads of state that
  * the vCPU changes before it enters, e.g. apic->apicv_active, come after.
  *
- * With precise_notify off the answer is derived from the run-loop mode, that
- * is IN_GUEST_MODE from long before VM-Enter until long after VM-Exit.  Either
- * answer is safe at any moment, since both states are always maintained.
+ * Either way of telling is safe at any moment, since the vCPU always maintains
+ * both states: precise_notify may be switched under load.
  */
-static __always_inline enum kvm_execution_mode kvm_mode_read(struct kvm_vcpu *vcpu)
+static __always_inline enum kvm_execution_mode
+kvm_mode_read(struct kvm_vcpu *vcpu)
 {
-	if (static_branch_likely(&kvm_precise_notify))
-		return smp_load_acquire(&vcpu->arch.execution_mode);
+	if (!static_branch_likely(&kvm_precise_notify))
+		return kvm_mode_of_run_loop(vcpu);
 
-	return smp_load_acquire(&vcpu->mode) == IN_RUN_LOOP ? IN_GUEST_MODE :
-							      IN_HOST_MODE;
+	/* The flag before apicv_active; pairs with kvm_mode_enter(). */
+	return smp_load_acquire(&vcpu->arch.execution_mode);
+}
+
+/*
+ * Count one decision, and make it traceable.  Runs on the sender's CPU, any
+ * number of senders at a time, hence the atomic counters.  Orders nothing.
+ */
+static __always_inline void kvm_mode_account(struct kvm_vcpu *vcpu,
+					     enum kvm_execution_mode seen,
+					     bool sent)
+{
+	if (sent)
+		atomic64_inc(&vcpu->stat.notify_sent);
+	else
+		atomic64_inc(&vcpu->stat.notify_elided);
+
+	if (tracepoint_enabled(kvm_mode_notify))
+		kvm_mode_trace_notify(vcpu, seen, sent);
 }
 
 /*
  * Decide whether @vcpu has to be notified of an interrupt, and do it.  @seen
  * is what kvm_mode_read() returned.  @send sends the IPI or the doorbell and
- * returns whether it did, as opposed to finding that @vcpu runs on this very
- * CPU.  It is a constant at every call site, so that the call is direct: each
+ * returns whether it did, as opposed to finding that @vcpu's CPU is this one.
+ * It is a constant at every call site, so that the call is direct: each
  * instruction between the read of the flag and the write of the ICR widens the
  * window in which the target leaves the guest and the notification is wasted.
  * That is also why the accounting comes last.
