@@ -37,7 +37,8 @@ setup_private_apt()
 	for type in deb deb-src; do
 		echo "$type [signed-by=$ring] $uri $2 main"
 	done >"$1/sources.list"
-	private_apt update || die "apt-get update for $2 failed; is there a network?"
+	private_apt -o APT::Update::Error-Mode=any update ||
+		die "apt-get update for $2 failed; is there a network?"
 }
 
 private_apt()

@@ -28,6 +28,11 @@ ASM_MUTANTS = ("no-vmfail-write", "late-exit-write-vmx", "early-entry-write-svm"
                "late-exit-write-svm", "no-exit-write-sev-es")
 LATE_MUTANT = "no-entering"
 
+# From the read of the flag to the write of the ICR, in ticks of the vmx lab (one
+# is an instruction of every CPU), with the lab's granularity; and what the probe adds.
+RACE_TICKS = 150
+GAP_PROBE, GAP_PROBE_TICKS = "widen-gap", 200
+
 # These do not end in a minute on stock KVM under emulation.
 SLOW_SELFTESTS = {"dirty_log_test", "dirty_log_perf_test", "demand_paging_test",
                   "hardware_disable_test", "hyperv_tlb_flush", "kvm_page_table_test",
@@ -253,6 +258,34 @@ def test_late_mutant(project):
                          f"longest {cell['late_max_wait']} ticks")
 
 
+def test_remainder(project):
+    """what is still wasted is the race in flight: it grows with the race's window"""
+    tree = project.tree("mutant-gap", GAP_PROBE)
+    image = project.initramfs("gap", {"patched": project.build / "modules/patched",
+                                      "widened": project.modules(GAP_PROBE, tree)},
+                              bench_program(project))
+    script = "\n".join(f"load-kvm {name} && kvm-mode-bench post --json --workload exits "
+                       f"--posts {QUICK_POSTS['vmx']} --lab-counters 0x8a20 || exit 1"
+                       for name in ("patched", "widened"))
+    done = lab.run("vmx", "patched", script, build=project.build, timeout=900, hang=300,
+                   initramfs=image, log=project.log("vmx-remainder"))
+    need(done.status == 0, f"status {done.status}: " + "\n".join(done.lines[-5:]))
+    cells = [json.loads(line) for line in done.lines if line.startswith("{")]
+    wasted, reach = [], []
+    for cell, slack in zip(cells, (0, GAP_PROBE_TICKS)):
+        ipi = cell["emulator"]["vectors"]["0xf2"]
+        need(ipi["recv_host"] == cell["notify_spurious"],
+             f"emulator {ipi['recv_host']}, /proc/interrupts {cell['notify_spurious']}")
+        need(ipi["exit_to_send_max"] <= RACE_TICKS + slack,
+             f"sent {ipi['exit_to_send_max']} ticks after the exit: not the race in flight")
+        wasted.append(ipi["recv_host"])
+        reach.append(ipi["exit_to_send_max"])
+    project.notes.append(f"race in flight: {wasted[0]} of {cells[0]['posted']} wasted, sent up to "
+                         f"{reach[0]} ticks after the exit; window {GAP_PROBE_TICKS} "
+                         f"instructions wider: {wasted[1]}, up to {reach[1]}")
+    need(wasted[1] > 1.5 * wasted[0], f"wasted {wasted[0]}, with a wider window {wasted[1]}")
+
+
 def bench_program(project):
     return [(project.build / "bin/kvm-mode-bench", "/bin/kvm-mode-bench")]
 
@@ -383,6 +416,22 @@ def test_full_disk(project):
         command("umount", disk)
 
 
+def test_no_network(project):
+    """no network: the fetching steps say so and leave nothing behind"""
+    there = project.work / "offline"
+    shutil.rmtree(there, ignore_errors=True)
+    there.mkdir()
+    offline = dict(os.environ, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    for argv, words in (
+            (("scripts/fetch-kernel", project.base, there / "d", there / "k"), "cannot download"),
+            (("lab/bochs/fetch.sh", there / "b", there / "b"), "is there a network?")):
+        status, out = command(*argv, env=offline)
+        need(status != 0 and words in out, f"{argv[0]}: status {status}: {out[-500:]}")
+    kept = [n for folder in ("d", "b", ".") for n in leftovers(there / folder)
+            if n not in ("d", "b")]
+    need(not kept, f"left behind: {kept}")
+
+
 def emulators():
     """Processes of the svm lab's emulator."""
     _, out = command("pgrep", "-f", "qemu-system-x86_64.*lab.kvm=")
@@ -427,10 +476,11 @@ def test_missing_image(project):
 TESTS = (
     (test_build_is_clean,), (test_own_files_w1,), (test_entry_assembly,),
     (test_entry_assembly_stock,), (test_entry_assembly_mutants,), (test_style,),
-    (test_bad_base,), (test_full_disk,), (test_missing_image,), (test_hang,),
+    (test_bad_base,), (test_full_disk,), (test_no_network,), (test_missing_image,), (test_hang,),
     (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
-    (test_toggle, "vmx"), (test_tracepoint,), (test_late_mutant,), (test_kvm_selftests,),
+    (test_toggle, "vmx"), (test_tracepoint,), (test_late_mutant,),
+    (test_remainder,), (test_kvm_selftests,),
     (test_i386,),
 )
 
