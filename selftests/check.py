@@ -337,6 +337,21 @@ def test_tracepoint(project):
              f"{metric} {cell[metric]}, traced {hits.get(sent)}")
 
 
+def test_repeats(project):
+    """vmx lab: two runs print the same to the byte; another quantum does not"""
+    outputs = []
+    for quantum in (16, 16, 15):
+        done = lab.run("vmx", "patched", "kvm-mode-bench post --json --posts 3000 "
+                       "--workload mixed 2>&1 && cat /proc/interrupts", quantum=quantum,
+                       build=project.build, timeout=400, hang=200,
+                       log=project.log(f"vmx-repeats-{len(outputs)}"))
+        need(done.status == 0, f"status {done.status}: " + "\n".join(done.lines[-5:]))
+        outputs.append(done.lines)
+    need(outputs[0] == outputs[1], "two runs differ:\n" + "\n".join(
+        f"{a}\n{b}" for a, b in zip(*outputs[:2]) if a != b))
+    need(outputs[0] != outputs[2], "a run with another quantum does not differ")
+
+
 # --- the kernel's own selftests -----------------------------------------------
 
 def test_kvm_selftests(project):
@@ -479,7 +494,7 @@ TESTS = (
     (test_bad_base,), (test_full_disk,), (test_no_network,), (test_missing_image,), (test_hang,),
     (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
-    (test_toggle, "vmx"), (test_tracepoint,), (test_late_mutant,),
+    (test_toggle, "vmx"), (test_tracepoint,), (test_repeats,), (test_late_mutant,),
     (test_remainder,), (test_kvm_selftests,),
     (test_i386,),
 )
