@@ -33,14 +33,12 @@ LATE_MUTANT = "no-entering"
 RACE_TICKS = 150
 GAP_PROBE, GAP_PROBE_TICKS = "widen-gap", 200
 
-# These do not end in a minute on stock KVM under emulation.
-SLOW_SELFTESTS = {"dirty_log_test", "dirty_log_perf_test", "demand_paging_test",
-                  "hardware_disable_test", "hyperv_tlb_flush", "kvm_page_table_test",
+# Seen not to end within SELFTEST_SECONDS on stock KVM in the svm lab.
+SELFTEST_SECONDS = 45
+SLOW_SELFTESTS = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test",
+                  "kvm_page_table_test", "max_guest_memory_test",
                   "memslot_modification_stress_test", "memslot_perf_test", "rseq_test",
-                  "access_tracking_perf_test", "mmu_stress_test", "max_guest_memory_test",
-                  "nx_huge_pages_test", "private_mem_conversions_test", "steal_time",
-                  "set_memory_region_test", "pre_fault_memory_test"}
-SELFTEST_SECONDS = 30
+                  "set_memory_region_test"}
 
 
 class Failed(Exception):
@@ -372,7 +370,11 @@ def test_kvm_selftests(project):
         again = {v: run_selftests(project, v, worse, image) for v in passed}
         worse = [n for n in worse if again["patched"][n] != 0]
     need(not worse, f"pass on stock, not on patched: {' '.join(worse)}")
-    project.notes.append(f"KVM selftests: {len(names)} pass on stock and on patched")
+    stock = passed["stock"].values()
+    project.notes.append(
+        f"KVM selftests: {len(names)} pass on stock and on patched; on stock "
+        f"{sum(s == 4 for s in stock)} skip, {sum(s not in (0, 4) for s in stock)} fail; "
+        f"{len(SLOW_SELFTESTS)} take too long here and were not run")
 
 
 def run_selftests(project, variant, names, image):
