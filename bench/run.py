@@ -207,7 +207,7 @@ def rows_of(cells):
                          number(cell["kick_ipi_sent"]), number(cell["exits"]),
                          number(cell["latency_p50"]), number(cell["latency_p99"]),
                          number(cell["latency_max"]),
-                         f"{cell['posted'] * 1e6 / cell['ticks']:.1f}"))
+                         f"{cell['posted'] * 1e6 / cell['ticks']:.4g}"))
     return rows
 
 
@@ -225,9 +225,10 @@ HTML = """<!doctype html><meta charset="utf-8"><title>kvm-mode</title>
 <!-- SPDX-License-Identifier: GPL-2.0 -->
 <style>body{{font:14px sans-serif;margin:2em}}table{{border-collapse:collapse}}
 td,th{{padding:2px 8px;text-align:right;border-bottom:1px solid #ddd}}
-td:nth-child(-n+2){{text-align:left}}.bar{{background:#48c;height:10px}}</style>
+td:nth-child(-n+2),th:nth-child(-n+2){{text-align:left}}.bar{{background:#48c;height:10px}}</style>
 <h1>kvm-mode: stock against patched</h1><p>Linux {kernel}, seed {seed}. Emulated: counts
-and ratios mean something, times do not. Ticks are the guest's TSC.</p>{labs}"""
+and ratios mean something, times do not. Ticks are the guest's TSC. The bars show spurious
+notifications per million posts.</p>{labs}"""
 
 
 def html(results):
@@ -260,6 +261,13 @@ def emulator_name(name, build):
     return f"Bochs 3.0 with {patches} patches, VMX with posted interrupts"
 
 
+def commit():
+    """What was measured; "+" when the work tree has changes."""
+    done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty=+"],
+                          capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
 def parse():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -283,7 +291,8 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     results = {"base": args.base, "seed": args.seed,
                "versions": {"kernel": (Path(args.build) / "kernel" / args.base /
-                                       "version").read_text().strip()},
+                                       "version").read_text().strip(),
+                            "kvm_mode": commit()},
                "labs": {}}
     broken = []
     for name in args.labs.split():
