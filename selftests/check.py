@@ -231,7 +231,9 @@ def test_lab_status(project, name):
 
 def test_posted(project, name):
     """nothing lost, late or doubled in any workload, stock, patched and off"""
-    cells, done = bench.run_lab(name, project.build, posts=QUICK_POSTS[name],
+    # In the vmx lab as many as `make bench` posts: the comparison's bounds are tight.
+    cells, done = bench.run_lab(name, project.build,
+                                posts=None if name == "vmx" else QUICK_POSTS[name],
                                 log=project.log(f"{name}-posted"))
     print(bench.table(name, cells), file=sys.stderr)
     bad = bench.guarantees(name, cells)
@@ -366,9 +368,13 @@ def test_kvm_selftests(project):
             names = [n for n in names if passed["stock"][n] == 0]
             need(len(names) >= 25, f"only {len(names)} selftests pass on stock")
     worse = [n for n in names if passed["patched"].get(n) != 0]
-    if worse:       # once more on both: an emulator's hiccup is not a regression
+    if worse:       # once more on both: what stock fails as well is the lab's
         again = {v: run_selftests(project, v, worse, image) for v in passed}
-        worse = [n for n in worse if again["patched"][n] != 0]
+        failed = [n for n in worse
+                  if again["patched"].get(n) != 0 and again["stock"].get(n) == 0]
+        project.notes.append("KVM selftests that do not repeat in this lab: " +
+                             " ".join(n for n in worse if n not in failed))
+        worse = failed
     need(not worse, f"pass on stock, not on patched: {' '.join(worse)}")
     stock = passed["stock"].values()
     project.notes.append(
@@ -458,7 +464,7 @@ def emulators():
 def test_hang(project):
     """a hanging L1 is ended by the watchdog, its last output shown"""
     status, out = command("lab/lab.py", "--build", project.build, "--lab", "svm",
-                          "--kvm", "stock", "--hang", "5", "--run",
+                          "--kvm", "stock", "--hang", "15", "--run",
                           "echo about to hang; sleep 1000")
     need(status == 124 and "about to hang" in out and "no output" in out,
          f"status {status}: {out[-500:]}")
