@@ -40,7 +40,7 @@ LABS = {
 SPURIOUS_RATIO = 0.25       # patched to stock, per posted interrupt
 SPURIOUS_WORKLOADS = ("exits", "mixed")
 OFF_TOLERANCE = 0.10        # patched_off to stock
-RATE_TOLERANCE = 0.005      # posts per tick, patched to stock: the spread over seeds
+RATE_TOLERANCE = 0.005      # posts per tick, patched to stock: it differs from build to build
 
 
 START = float(os.environ.get("KVM_MODE_START", time.time()))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Turn a packaged vmlinuz into what the vmx lab puts straight into RAM: decompressing it
-inside Bochs would cost ten seconds of every run. Used by emulators.py.
+inside Bochs would cost every run time. Used by emulators.py.
 """
 
 import gzip
