@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Kick elision: generic KVM's kvm_vcpu_kick() and kvm_make_all_cpus_request()
+ * ask here, for each kick that does not wait, whether its IPI can be left out.
+ */
+#include <linux/moduleparam.h>
+
+#include "mode.h"
+
+/* May be switched at any moment: each kick is decided on its own. */
+static bool __read_mostly elide_kicks = true;
+module_param(elide_kicks, bool, 0644);
+MODULE_PARM_DESC(elide_kicks, "Kick without an IPI a vCPU that is not in the guest (default: on)");
+
+/*
+ * The caller has moved @vcpu->mode from IN_RUN_LOOP to EXITING_RUN_LOOP with a
+ * successful cmpxchg(), a full barrier, and would send an IPI to another CPU
+ * now.  Both callers have preemption disabled.
+ *
+ * IN_HOST_MODE means that @vcpu will store ENTERING_GUEST_MODE, execute a full
+ * barrier and find EXITING_RUN_LOOP before it can enter, or is on its way out.
+ * The flag may be left out of date by the time that this returns, in the one
+ * direction that does not matter.
+ */
+bool kvm_arch_elide_kick(struct kvm_vcpu *vcpu)
+{
+	if (!READ_ONCE(elide_kicks))
+		return false;
+
+	/*
+	 * The mode before the flag; pairs with the barriers after
+	 * kvm_mode_enter() and in kvm_mode_reenter().
+	 * Litmus: kick-elide, kick-elide-entry.
+	 */
+	if (READ_ONCE(vcpu->arch.execution_mode) != IN_HOST_MODE)
+		return false;
+
+	atomic64_inc(&vcpu->stat.kick_ipi_elided);
+	return true;
+}
