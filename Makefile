@@ -67,8 +67,8 @@ $(B)/tree/%/.done:
 	@scripts/prepare-tree $* $(BASE) $(SOURCE) $(B)/tree/$*
 	@touch $@
 
-$(B)/modules/%/.done: $(B)/tree/%/.done scripts/build-modules
-	@$(call step,80,modules-$*) "build $* modules" scripts/build-modules \
+$(B)/modules/%/.done: $(B)/tree/%/.done scripts/build-modules $(wildcard selftests/probe/*)
+	@$(call step,80,modules-$*) "build $* modules" scripts/build-modules --with-probe \
 		$(B)/tree/$* $$(cat $(KERNEL)/version) $(B)/modules/$*
 	@touch $@
 
@@ -90,6 +90,12 @@ $(B)/bin/kvm-mode-bench: $(wildcard bench/*.c bench/*.h) bench/build.sh $(KERNEL
 	@$(call step,40,bench-program) "build the benchmark program" \
 		bench/build.sh $(SOURCE) $(B)/bin
 
+$(B)/bin/stress/.done: $(wildcard selftests/stress/*.[ch] selftests/probe/*.h bench/*.[ch]) \
+		bench/build.sh $(KERNEL)/version
+	@$(call step,20,stress-tests) "build the stress tests" \
+		bench/build.sh --stress $(SOURCE) $(B)/bin
+	@touch $@
+
 $(B)/bin/selftests/.done: bench/build.sh $(KERNEL)/version
 	@$(call step,150,kvm-selftests) "build the kernel's KVM selftests" \
 		bench/build.sh --selftests $(SOURCE) $(B)/bin
@@ -102,11 +108,12 @@ $(B)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWNLOADS
 	@touch $@
 
 $(B)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
-		$(B)/modules/stock/.done $(B)/modules/patched/.done $(B)/bin/kvm-mode-bench
+		$(B)/modules/stock/.done $(B)/modules/patched/.done $(B)/bin/kvm-mode-bench \
+		$(B)/bin/stress/.done
 	@mkdir -p $(@D)
 	@$(call step,10,initramfs) "make the labs' initramfs" lab/mkinitramfs.py --out $@ \
 		--kernel $(KERNEL)/image --kvm stock=$(B)/modules/stock \
-		--kvm patched=$(B)/modules/patched --add $(B)/bin/kvm-mode-bench:/bin/kvm-mode-bench
+		--kvm patched=$(B)/modules/patched --add $(B)/bin/kvm-mode-bench:/bin/kvm-mode-bench --add $(B)/bin/stress:/stress
 
 .PHONY: lab-setup
 lab-setup: $(B)/lab/initramfs.cpio $(B)/bochs/.done $(B)/qemu/.done

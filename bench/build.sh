@@ -1,13 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Builds the static programs that run inside L1, against a kernel tree's KVM
-# selftests library: kvm-mode-bench, or with --selftests the kernel's own
-# tests. Called by the top Makefile; KERNEL_TREE itself is not written to.
+# selftests library: kvm-mode-bench, with --stress the project's stress tests,
+# with --selftests the kernel's own. Called by the top Makefile; KERNEL_TREE
+# itself is not written to.
 set -euo pipefail
 
 usage()
 {
-	echo "usage: build.sh [--selftests] KERNEL_TREE OUTDIR" >&2
+	echo "usage: build.sh [--stress | --selftests] KERNEL_TREE OUTDIR" >&2
 	exit 2
 }
 
@@ -53,13 +54,16 @@ libkvm()
 		EXTRA_CFLAGS=-DQUIET "$work/libkvm/libkvm.a"
 }
 
+# compile SOURCE: an object in $work, named after the source
 compile()
 {
-	local src=$1 extra=()
+	local src=$1 name extra=()
 
-	shift
+	name=$(basename "$src" .c)
 	# Guest code takes interrupts on its own stack, and they save no SSE.
-	[[ $src == guest.c ]] && extra=(-mno-red-zone -mgeneral-regs-only)
+	case $name in
+	guest | *_guest) extra=(-mno-red-zone -mgeneral-regs-only) ;;
+	esac
 	gcc -std=gnu11 -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -DQUIET \
 		-DCONFIG_64BIT -U_FORTIFY_SOURCE -fno-stack-protector -fno-PIE \
 		-fno-strict-aliasing -fcf-protection=none \
@@ -70,7 +74,19 @@ compile()
 		-isystem "$tree/tools/include" \
 		-isystem "$tree/tools/arch/x86/include" \
 		-isystem "$work/headers/usr/include" \
-		-isystem "$kvm/.." -c "$here/$src" -o "$work/${src%.c}.o"
+		-isystem "$kvm/.." -I "$here" -c "$src" -o "$work/$name.o"
+}
+
+# link OUTPUT OBJECT...
+link()
+{
+	local output=$1
+
+	shift
+	gcc -static -no-pie -pthread "${@/#/$work/}" "$work/libkvm/libkvm.a" \
+		-o "$work/$(basename "$output")"
+	strip -o "$output.new" "$work/$(basename "$output")"
+	mv "$output.new" "$output"
 }
 
 build_bench()
@@ -78,14 +94,33 @@ build_bench()
 	local src objs=()
 
 	libkvm
-	for src in kvm-mode-bench.c post.c counters.c report.c guest.c; do
-		compile "$src"
-		objs+=("$work/${src%.c}.o")
+	for src in kvm-mode-bench post counters report guest; do
+		compile "$here/$src.c"
+		objs+=("$src.o")
 	done
-	gcc -static -no-pie -pthread "${objs[@]}" "$work/libkvm/libkvm.a" \
-		-o "$work/kvm-mode-bench"
-	strip -o "$out/kvm-mode-bench.new" "$work/kvm-mode-bench"
-	mv "$out/kvm-mode-bench.new" "$out/kvm-mode-bench"
+	link "$out/kvm-mode-bench" "${objs[@]}"
+}
+
+# Every NAME_test.c of selftests/stress with what all of them share, and with
+# its guest, NAME_guest.c, where there is one.
+build_stress()
+{
+	local stress=$here/../selftests/stress src name objs
+
+	libkvm
+	mkdir -p "$out/stress"
+	compile "$here/guest.c"
+	compile "$stress/stress.c"
+	for src in "$stress"/*_test.c; do
+		name=$(basename "$src" .c)
+		objs=("$name.o" stress.o guest.o)
+		compile "$src"
+		if [[ -e ${src/_test.c/_guest.c} ]]; then
+			compile "${src/_test.c/_guest.c}"
+			objs+=("${name/_test/_guest}.o")
+		fi
+		link "$out/stress/$name" "${objs[@]}"
+	done
 }
 
 # -k: a test that cannot be linked statically is left out, and named
@@ -113,10 +148,12 @@ build_selftests()
 }
 
 mode=bench
-if [[ ${1:-} == --selftests ]]; then
-	mode=selftests
+case ${1:-} in
+--selftests | --stress)
+	mode=${1#--}
 	shift
-fi
+	;;
+esac
 [[ $# -eq 2 ]] || usage
 here=$(cd "$(dirname "$0")" && pwd)
 [[ -e $1/tools/testing/selftests/kvm/Makefile ]] ||

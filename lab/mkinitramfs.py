@@ -16,6 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 KVM_FILES = ("kvm.ko", "kvm-intel.ko", "kvm-amd.ko")
+PROBE = "kvm-mode-probe.ko"     # in sets that were built with it
 EXTRA_MODULES = ("msr", "cpuid")
 DIRECTORIES = ("bin", "dev", "proc", "sys", "tmp", "root", "etc",
                "lab/bin", "lab/kvm", "lab/modules")
@@ -148,7 +149,7 @@ class KernelPackage:
 def kvm_set(kernel, name, directory):
     """{file: bytes} of one module set; a set that is not built yet is left out."""
     found = {}
-    for file in KVM_FILES:
+    for file in (*KVM_FILES, PROBE):
         path = Path(directory) / file
         if path.exists():
             found[file] = read_module(path)

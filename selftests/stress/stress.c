@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+/* What the stress tests share; stress.h says what it does. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kselftest.h"
+#include "stress.h"
+
+#define PROGRESS_US	2000000
+
+struct stress_options stress;
+
+static struct {
+	unsigned int planned, done, failed;
+	const char *name;
+	u64 begun, case_begun, case_end, end, said;
+} run;
+
+u64 now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000ull + ts.tv_nsec / 1000;
+}
+
+void sleep_us(u64 us)
+{
+	struct timespec ts = {
+		.tv_sec = us / 1000000,
+		.tv_nsec = us % 1000000 * 1000,
+	};
+
+	nanosleep(&ts, NULL);
+}
+
+static void usage(const char *name, const char *what, FILE *to)
+{
+	fprintf(to, "usage: %s [-d SECONDS] [-n COUNT] [-s SEED]\n\n%s\n\n"
+		"  -d, --duration SECONDS  how long it may run (default %lu)\n"
+		"  -n, --count COUNT       end earlier, after so much of what it does (default %lu, 0: never)\n"
+		"  -s, --seed SEED         of everything random (default %lu)\n"
+		"  -h, --help\n\n"
+		"Prints KTAP.  exit status: 0 passed, 1 failed, 2 usage, 4 skipped\n",
+		name, what, stress.seconds, stress.count, stress.seed);
+}
+
+static u64 number(const char *text)
+{
+	char *end;
+	u64 n;
+
+	errno = 0;
+	n = strtoull(text, &end, 0);
+	if (errno || *end || end == text || *text == '-') {
+		fprintf(stderr, "not a number: %s\n", text);
+		exit(2);
+	}
+	return n;
+}
+
+void stress_init(int argc, char **argv, const char *what,
+		 const struct stress_options *defaults)
+{
+	static const struct option options[] = {
+		{ "duration", required_argument, NULL, 'd' },
+		{ "count", required_argument, NULL, 'n' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "help", no_argument, NULL, 'h' },
+		{ }
+	};
+	int c;
+
+	stress = *defaults;
+	while ((c = getopt_long(argc, argv, "d:n:s:h", options, NULL)) != -1) {
+		switch (c) {
+		case 'd':
+			stress.seconds = number(optarg);
+			break;
+		case 'n':
+			stress.count = number(optarg);
+			break;
+		case 's':
+			stress.seed = number(optarg);
+			break;
+		case 'h':
+			usage(argv[0], what, stdout);
+			exit(0);
+		default:
+			usage(argv[0], what, stderr);
+			exit(2);
+		}
+	}
+	if (optind != argc) {
+		usage(argv[0], what, stderr);
+		exit(2);
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	/* The library loads the guest from this file; argv[0] may lack a path. */
+	program_invocation_name = "/proc/self/exe";
+	ksft_print_header();
+	ksft_print_msg("seed %lu, at most %lu s\n", stress.seed, stress.seconds);
+	if (access("/dev/kvm", R_OK | W_OK))
+		stress_skip_all("no usable /dev/kvm: load KVM, run as root");
+}
+
+void stress_plan(unsigned int n)
+{
+	run.planned = n;
+	run.begun = now_us();
+	run.end = run.begun + stress.seconds * 1000000;
+	ksft_set_plan(n);
+}
+
+void stress_case_begin(const char *name)
+{
+	u64 now = now_us();
+	u64 left = run.end > now ? run.end - now : 0;
+
+	run.name = name;
+	run.case_begun = now;
+	run.case_end = now + left / (run.planned - run.done);
+	run.said = now;
+	fprintf(stderr, "# %s: begins, %.0f s\n", name,
+		(run.case_end - now) / 1e6);
+}
+
+bool stress_time_left(void)
+{
+	return now_us() < run.case_end;
+}
+
+void stress_case(bool ok, const char *fmt, ...)
+{
+	char text[512];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	ksft_test_result(ok, "%s: %s\n", run.name, text);
+	run.done++;
+	run.failed += !ok;
+}
+
+void stress_skip(const char *fmt, ...)
+{
+	char text[512];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	ksft_test_result_skip("%s # %s\n", run.name, text);
+	run.done++;
+}
+
+int stress_end(void)
+{
+	ksft_print_msg("%.1f s\n", (now_us() - run.begun) / 1e6);
+	ksft_print_cnts();
+	return run.failed ? 1 : 0;
+}
+
+void stress_progress(const char *fmt, ...)
+{
+	u64 now = now_us();
+	va_list args;
+
+	if (now - run.said < PROGRESS_US)
+		return;
+	run.said = now;
+	fprintf(stderr, "# %s: %.0f of %.0f s: ", run.name,
+		(now - run.case_begun) / 1e6,
+		(run.case_end - run.case_begun) / 1e6);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fputc('\n', stderr);
+}
+
+void stress_note(const char *fmt, ...)
+{
+	char text[512];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	ksft_print_msg("%s\n", text);
+}
+
+void stress_skip_all(const char *fmt, ...)
+{
+	char text[512];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	ksft_exit_skip("%s\n", text);
+}
+
+void stress_die(const char *fmt, ...)
+{
+	char text[512];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	ksft_exit_fail_msg("%s\n", text);
+}
+
+static int probe_fd(void)
+{
+	static int fd = -2;
+
+	if (fd == -2)
+		fd = open(PROBE_PATH, O_RDWR | O_CLOEXEC);
+	return fd;
+}
+
+bool probe_present(void)
+{
+	return probe_fd() >= 0;
+}
+
+void probe(unsigned long op, struct kvm_vcpu *vcpu, struct kvm_mode_probe *p)
+{
+	p->vcpu_fd = vcpu->fd;
+	if (ioctl(probe_fd(), op, p))
+		stress_die("%s: %s; is the module of another KVM loaded?",
+			   PROBE_PATH, strerror(errno));
+}
+
+static int param_open(const char *name, int flags)
+{
+	char path[256];
+	const char *slash = strchr(name, '/');
+
+	snprintf(path, sizeof(path), "/sys/module/%.*s/parameters/%s",
+		 (int)(slash - name), name, slash + 1);
+	return open(path, flags | O_CLOEXEC);
+}
+
+char param_read(const char *name)
+{
+	int fd = param_open(name, O_RDONLY);
+	char c = 0;
+
+	if (fd < 0)
+		return 0;
+	if (read(fd, &c, 1) != 1)
+		c = 0;
+	close(fd);
+	return c;
+}
+
+bool param_write(const char *name, const char *value)
+{
+	int fd = param_open(name, O_WRONLY);
+	bool ok;
+
+	if (fd < 0)
+		return false;
+	ok = write(fd, value, strlen(value)) == (ssize_t)strlen(value);
+	close(fd);
+	return ok;
+}
+
+long long vcpu_stat_read(struct kvm_vcpu *vcpu, const char *name)
+{
+	struct kvm_stats_header header;
+	struct kvm_stats_desc *all, *desc;
+	int fd = vcpu_get_stats_fd(vcpu);
+	long long value = -1;
+	u64 data;
+	unsigned int i;
+
+	read_stats_header(fd, &header);
+	all = read_stats_descriptors(fd, &header);
+	for (i = 0; i < header.num_desc; i++) {
+		desc = get_stats_descriptor(all, i, &header);
+		if (strcmp(desc->name, name))
+			continue;
+		read_stat_data(fd, &header, desc, &data, 1);
+		value = data;
+		break;
+	}
+	free(all);
+	close(fd);
+	return value;
+}
+
+void thread_start(pthread_t *thread, int cpu, void *(*fn)(void *), void *arg)
+{
+	pthread_attr_t attr;
+	cpu_set_t set;
+	int r;
+
+	pthread_attr_init(&attr);
+	if (cpu >= 0) {
+		CPU_ZERO(&set);
+		CPU_SET(cpu, &set);
+		pthread_attr_setaffinity_np(&attr, sizeof(set), &set);
+	}
+	r = pthread_create(thread, &attr, fn, arg);
+	pthread_attr_destroy(&attr);
+	if (r)
+		stress_die("cannot start a thread: %s", strerror(r));
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the stress tests share: options, KTAP output, a clock, the probe and
+ * module parameters.  Each test is one file next to this one, built by
+ * bench/build.sh --stress on the kernel's KVM selftests library.
+ *
+ * A test calls stress_init() first, stress_plan() with the number of its
+ * cases, stress_case() or stress_skip() once for each, and returns
+ * stress_end().  Exit status: 0 all passed, 1 one failed, 2 usage, 4 skipped.
+ */
+#ifndef STRESS_H
+#define STRESS_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "kvm_util.h"
+#include "../probe/kvm-mode-probe.h"
+
+struct stress_options {
+	u64 seconds;	/* how long the whole test may run, host clock */
+	u64 count;	/* how much of what it does, 0: until the time is up */
+	u64 seed;	/* of everything random; printed */
+};
+
+extern struct stress_options stress;
+
+/* Parse the options, print the KTAP header and the seed.  @what: for --help. */
+void stress_init(int argc, char **argv, const char *what,
+		 const struct stress_options *defaults);
+
+/*
+ * Cases.  A plan of n cases shares the time evenly: stress_case_begin() says
+ * what begins, on stderr, and stress_time_left() turns false when the case's
+ * share is over.  What is left of a share goes to the cases after it.
+ */
+void stress_plan(unsigned int n);
+void stress_case_begin(const char *name);
+bool stress_time_left(void);
+void __printf(2, 3) stress_case(bool ok, const char *fmt, ...);
+void __printf(1, 2) stress_skip(const char *fmt, ...);
+int stress_end(void);
+
+/* Progress on stderr, at most one line in two seconds; a diagnostic in KTAP. */
+void __printf(1, 2) stress_progress(const char *fmt, ...);
+void __printf(1, 2) stress_note(const char *fmt, ...);
+
+/* The whole test cannot run here: prints why, exits with 4. */
+void __noreturn __printf(1, 2) stress_skip_all(const char *fmt, ...);
+/* The test itself is broken or the host is: message, exit status 1. */
+void __noreturn __printf(1, 2) stress_die(const char *fmt, ...);
+
+/* false: kvm-mode-probe.ko is not loaded.  probe() dies if it fails then. */
+bool probe_present(void);
+void probe(unsigned long op, struct kvm_vcpu *vcpu, struct kvm_mode_probe *p);
+
+/*
+ * Parameters of loaded modules, e.g. "kvm/precise_notify".  param_read()
+ * returns the first character, 0 if there is none.  param_write() returns
+ * false if it cannot be written.
+ */
+char param_read(const char *name);
+bool param_write(const char *name, const char *value);
+
+/* Statistic @name of a vCPU, or -1 if this KVM has none of that name. */
+long long vcpu_stat_read(struct kvm_vcpu *vcpu, const char *name);
+
+u64 now_us(void);
+void sleep_us(u64 us);
+
+/* pthread_create() that dies; CPU < 0: not pinned. */
+void thread_start(pthread_t *thread, int cpu, void *(*fn)(void *), void *arg);
+
+#endif /* STRESS_H */
