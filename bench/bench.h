@@ -9,13 +9,12 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-#include "guest.h"
+#include "post-vm.h"
 
 #define EXIT_LOST	1
 #define EXIT_USAGE	2
 #define EXIT_SKIPPED	4
 
-#define NO_VALUE	(-1ll)	/* not there, not measurable: null in JSON */
 #define EMULATOR_TEXT	65536
 
 struct options {
@@ -70,8 +69,7 @@ struct host_info {
 
 struct post_outcome {
 	const char *workload;
-	u64 posted, delivered, lost, doubled, stalled;
-	struct post_result res;
+	struct post_count n;
 	u64 sender_waits;
 	u64 ticks;
 	u64 compute_ticks;
@@ -109,9 +107,5 @@ bool post_run(enum post_workload workload, struct post_outcome *out);
 /* report.c */
 void report_json(const struct post_outcome *out);
 void report_table(const struct post_outcome *out, bool header);
-
-/* kvm-mode-bench.c: message, then exit status 1 */
-void __noreturn __printf(1, 2) die(const char *fmt, ...);
-void __printf(1, 2) warn(const char *fmt, ...);
 
 #endif /* BENCH_H */

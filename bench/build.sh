@@ -94,7 +94,7 @@ build_bench()
 	local src objs=()
 
 	libkvm
-	for src in kvm-mode-bench post counters report guest; do
+	for src in kvm-mode-bench post post-vm counters report guest; do
 		compile "$here/$src.c"
 		objs+=("$src.o")
 	done
@@ -110,10 +110,11 @@ build_stress()
 	libkvm
 	mkdir -p "$out/stress"
 	compile "$here/guest.c"
+	compile "$here/post-vm.c"
 	compile "$stress/stress.c"
 	for src in "$stress"/*_test.c; do
 		name=$(basename "$src" .c)
-		objs=("$name.o" stress.o guest.o)
+		objs=("$name.o" stress.o post-vm.o guest.o)
 		compile "$src"
 		if [[ -e ${src/_test.c/_guest.c} ]]; then
 			compile "${src/_test.c/_guest.c}"

@@ -42,13 +42,22 @@ void post_guest_irq(struct ex_regs *regs)
 	wrmsr(X2APIC_MSR(APIC_EOI), 0);
 }
 
+/* NMIs are kicks with a request, also where interrupts are posted */
+void post_guest_nmi(struct ex_regs *regs)
+{
+	struct post_shared *s = post_guest_shared;
+
+	(void)regs;
+	__atomic_store_n(&s->target.nmis, s->target.nmis + 1, __ATOMIC_RELEASE);
+}
+
 /*
  * Compute with interrupts on for @ticks, and account them. A step that was
  * long (VM-Exit, descheduled) or in which an interrupt came in does not count:
  * what is counted is time in which a posted interrupt had nothing to wait for.
  * At most @ticks steps, so that it ends whatever the clock does.
  */
-static void compute(struct post_shared *s, u64 ticks)
+void post_guest_compute(struct post_shared *s, u64 ticks)
 {
 	u64 last = rdtsc(), irqs = READ_ONCE(s->target.irqs);
 	u64 done = 0, steps;
@@ -129,12 +138,20 @@ static void hlt_op(struct post_shared *s, bool *armed)
 	asm volatile("sti; hlt" ::: "memory");
 }
 
+static void userspace_op(struct post_shared *s)
+{
+	asm volatile("outb %%al, %%dx" :: "a"(0), "d"(POST_EXIT_PORT));
+	s->target.ops[POST_USERSPACE]++;
+}
+
 static void target_step(struct post_shared *s, u64 *rnd, bool *armed)
 {
 	u64 op = s->workload;
 
 	if (op == POST_MIXED)
 		op = rnd_below(rnd, POST_MIXED);
+	while (op == POST_ALL || op == POST_MIXED)
+		op = rnd_below(rnd, POST_ALL);
 
 	switch (op) {
 	case POST_EXITS:
@@ -146,17 +163,20 @@ static void target_step(struct post_shared *s, u64 *rnd, bool *armed)
 	case POST_HLT:
 		hlt_op(s, armed);
 		break;
+	case POST_USERSPACE:
+		userspace_op(s);
+		break;
 	default:
 		break;
 	}
 
 	if (s->workload == POST_COMPUTE || !rnd_below(rnd, s->long_every))
-		compute(s, s->long_ticks);
+		post_guest_compute(s, s->long_ticks);
 	else
-		compute(s, rnd_below(rnd, s->exit_gap_max + 1));
+		post_guest_compute(s, rnd_below(rnd, s->exit_gap_max + 1));
 }
 
-static void wait_for_go(struct post_shared *s)
+void post_guest_wait(struct post_shared *s)
 {
 	__atomic_add_fetch(&s->ready, 1, __ATOMIC_SEQ_CST);
 	/* No PAUSE: it may exit, and these vCPUs own their CPUs. */
@@ -174,7 +194,7 @@ static void target_main(struct post_shared *s)
 		      LVTT_TSC_DEADLINE | LVTT_MASKED | POST_TIMER_VEC);
 	asm volatile("sti" ::: "memory");
 
-	wait_for_go(s);
+	post_guest_wait(s);
 	s->t_start = rdtsc();
 	while (!finished(s))
 		target_step(s, &rnd, &armed);
@@ -201,7 +221,7 @@ static struct post_vec *free_vec(struct post_shared *s, struct post_sender *me,
 	for (i = 0; i < me->nr_vec; i++) {
 		struct post_vec *v;
 
-		*vector = me->vec_first + n;
+		*vector = me->vec_first + n * me->vec_stride;
 		v = &s->vec[*vector];
 		if (__atomic_load_n(&v->handled, __ATOMIC_ACQUIRE) == v->posted)
 			return v;
@@ -235,28 +255,36 @@ static struct post_vec *wait_free_vec(struct post_shared *s,
  * earlier stores, hence the fences. Compute ticks are read when the post is
  * done: by then the target has been notified, or never will be.
  */
-static void post(struct post_shared *s, struct post_vec *v, u32 vector)
+static void post(struct post_shared *s, struct post_vec *v, u32 vector,
+		 void (*send)(void *arg, u32 vector), void *arg, u64 tsc_offset)
 {
 	WRITE_ONCE(v->posted, v->posted + 1);
-	WRITE_ONCE(v->t_post, rdtsc());
+	WRITE_ONCE(v->t_post, rdtsc() + tsc_offset);
 	asm volatile("mfence; lfence" ::: "memory");
-	wrmsr(X2APIC_MSR(APIC_ICR),
-	      APIC_INT_ASSERT | APIC_DEST_PHYSICAL | APIC_DM_FIXED | vector);
+	send(arg, vector);
 	WRITE_ONCE(v->c_post, READ_ONCE(s->target.compute));
 }
 
-static void sender_main(struct post_shared *s, u64 vcpu)
+static void send_by_icr(void *arg, u32 vector)
 {
-	struct post_sender *me = &s->sender[vcpu - 1];
-	u64 rnd = rnd_stream(s->seed, vcpu);
-	u32 *buf = (u32 *)me->buf;
+	(void)arg;
+	wrmsr(X2APIC_MSR(APIC_ICR),
+	      APIC_INT_ASSERT | APIC_DEST_PHYSICAL | APIC_DM_FIXED | vector);
+}
+
+void post_sender_run(struct post_shared *s, unsigned int sender, u32 *buf,
+		     void (*send)(void *arg, u32 vector), void *arg,
+		     u64 tsc_offset)
+{
+	struct post_sender *me = &s->sender[sender];
+	u64 rnd = rnd_stream(s->seed, sender + 1);
 	u64 i;
 
 	/* Fault the buffer in now: a page fault in the run is noise. */
-	for (i = 0; i < me->quota; i += 4096 / sizeof(*buf))
+	for (i = 0; buf && i < me->quota; i += 4096 / sizeof(*buf))
 		WRITE_ONCE(buf[i], 0);
 
-	wait_for_go(s);
+	post_guest_wait(s);
 	while (me->posted < me->quota && !READ_ONCE(s->stop)) {
 		struct post_vec *v;
 		u32 vector;
@@ -270,10 +298,10 @@ static void sender_main(struct post_shared *s, u64 vcpu)
 		}
 		if (v->harvested != v->handled)
 			post_harvest(v, &me->res, buf, s->late_bound);
-		post(s, v, vector);
+		post(s, v, vector, send, arg, tsc_offset);
 		WRITE_ONCE(me->posted, me->posted + 1);
 	}
-	me->t_end = rdtsc();
+	me->t_end = rdtsc() + tsc_offset;
 	WRITE_ONCE(me->done, 1);
 	__atomic_add_fetch(&s->posted_done, me->posted, __ATOMIC_SEQ_CST);
 	__atomic_add_fetch(&s->senders_done, 1, __ATOMIC_SEQ_CST);
@@ -283,7 +311,8 @@ void post_guest_main(struct post_shared *s, u64 vcpu)
 {
 	x2apic_enable();
 	if (vcpu)
-		sender_main(s, vcpu);
+		post_sender_run(s, vcpu - 1, (u32 *)s->sender[vcpu - 1].buf,
+				send_by_icr, NULL, 0);
 	else
 		target_main(s);
 	GUEST_DONE();

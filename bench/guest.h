@@ -17,14 +17,19 @@
 #define POST_MAX_SENDERS	16
 #define POST_TIMER_VEC		0xf1	/* masked, never delivered */
 #define POST_ABSENT_APIC_ID	0x7f00	/* no vCPU has it, not a broadcast */
+#define POST_EXIT_PORT		0x5e0	/* the target's exits to userspace */
 
 enum post_workload {
 	POST_COMPUTE,
 	POST_EXITS,
 	POST_FASTPATH,
 	POST_HLT,
-	POST_MIXED,
-	POST_NR_WORKLOADS,
+	POST_MIXED,		/* any of the above */
+	POST_NR_WORKLOADS,	/* what the benchmark has */
+
+	POST_USERSPACE = POST_NR_WORKLOADS,
+	POST_ALL,		/* any of the above but mixed */
+	POST_NR_ALL_WORKLOADS,
 };
 
 /* What the fastpath workload may use, see fastpath_op() */
@@ -57,7 +62,8 @@ struct post_sender {
 	u64 quota;
 	u64 seed;
 	u64 buf;		/* GVA of u32[quota] */
-	u32 vec_first;
+	u32 vec_first;		/* vec_first + k * vec_stride, k < nr_vec */
+	u32 vec_stride;
 	u32 nr_vec;
 	u64 posted;
 	u64 waits;
@@ -72,7 +78,9 @@ struct post_target {
 	u64 irqs;
 	u64 handled;
 	u64 doubled;
-	u64 ops[POST_NR_WORKLOADS];	/* CPUIDs, fastpath exits, HLTs done */
+	u64 ops[POST_NR_ALL_WORKLOADS];	/* CPUIDs, fastpath exits, ... done */
+	u64 nmis;
+
 } __aligned(128);
 
 struct post_shared {
@@ -88,6 +96,7 @@ struct post_shared {
 	u64 late_bound;
 	u64 stall_ticks;
 	u64 fastpath_ops;
+	u64 host_tsc_offset;	/* guest's TSC less the host's */
 	struct {
 		u64 go;
 		u64 stop;
@@ -133,7 +142,7 @@ static inline u64 rnd_stream(u64 seed, u64 i)
 }
 
 /*
- * Evaluate a handled post that has not been yet. @buf takes the latency.
+ * Evaluate a handled post that has not been yet. @buf, if any, takes the latency.
  * The sender calls it before it posts the vector again, the host at the end.
  */
 static inline void post_harvest(struct post_vec *v, struct post_result *res,
@@ -146,7 +155,9 @@ static inline void post_harvest(struct post_vec *v, struct post_result *res,
 		res->tsc_backwards++;
 		latency = 0;
 	}
-	buf[res->samples++] = latency > UINT32_MAX ? UINT32_MAX : latency;
+	if (buf)
+		buf[res->samples] = latency > UINT32_MAX ? UINT32_MAX : latency;
+	res->samples++;
 
 	/* Negative: handled before the sender's ICR write returned. */
 	if (wait > 0 && (u64)wait > res->late_max_wait)
@@ -160,6 +171,19 @@ struct ex_regs;
 
 void post_guest_main(struct post_shared *s, u64 vcpu);
 void post_guest_irq(struct ex_regs *regs);
+void post_guest_nmi(struct ex_regs *regs);
+
+/* Parts for other guests: up and waiting for go; compute and account it. */
+void post_guest_wait(struct post_shared *s);
+void post_guest_compute(struct post_shared *s, u64 ticks);
+
+/*
+ * One sender's whole run, on a vCPU or on a host thread: @send posts a vector,
+ * @tsc_offset makes the caller's TSC the guest's.
+ */
+void post_sender_run(struct post_shared *s, unsigned int i, u32 *buf,
+		     void (*send)(void *arg, u32 vector), void *arg,
+		     u64 tsc_offset);
 
 extern struct post_shared *post_guest_shared;
 

@@ -82,13 +82,13 @@ static const char *fastpath_name(void)
 static void json_metrics(struct json *j, const struct post_outcome *o)
 {
 	json_word(j, "workload", o->workload);
-	json_num(j, "posted", o->posted);
-	json_num(j, "delivered", o->delivered);
-	json_num(j, "lost", o->lost);
-	json_num(j, "doubled", o->doubled);
-	json_num(j, "late", o->res.late);
+	json_num(j, "posted", o->n.posted);
+	json_num(j, "delivered", o->n.delivered);
+	json_num(j, "lost", o->n.lost);
+	json_num(j, "doubled", o->n.doubled);
+	json_num(j, "late", o->n.res.late);
 	json_num(j, "late_bound", o->late_bound);
-	json_num(j, "late_max_wait", o->res.late_max_wait);
+	json_num(j, "late_max_wait", o->n.res.late_max_wait);
 	json_num(j, "notify_sent", o->all.n[ST_NOTIFY_SENT]);
 	json_num(j, "notify_elided", o->all.n[ST_NOTIFY_ELIDED]);
 	json_num(j, "notify_spurious", spurious(o));
@@ -100,10 +100,10 @@ static void json_metrics(struct json *j, const struct post_outcome *o)
 	json_num(j, "latency_max", o->latency_max);
 	json_num(j, "ticks", o->ticks);
 	json_key(j, "posts_per_mtick");
-	fprintf(j->f, "%.3f", o->ticks ? o->posted * 1e6 / o->ticks : 0.0);
+	fprintf(j->f, "%.3f", o->ticks ? o->n.posted * 1e6 / o->ticks : 0.0);
 	json_num(j, "sender_waits", o->sender_waits);
-	json_num(j, "stalled", o->stalled);
-	json_num(j, "tsc_backwards", o->res.tsc_backwards);
+	json_num(j, "stalled", o->n.stalled);
+	json_num(j, "tsc_backwards", o->n.res.tsc_backwards);
 }
 
 static void json_parameters(struct json *j, const struct post_outcome *o)
@@ -187,11 +187,11 @@ void report_table(const struct post_outcome *o, bool header)
 		putchar('\n');
 	}
 	printf("%-9s", o->workload);
-	cell(o->posted);
-	cell(o->lost);
-	cell(o->doubled);
-	cell(o->res.late);
-	cell(o->res.late_max_wait);
+	cell(o->n.posted);
+	cell(o->n.lost);
+	cell(o->n.doubled);
+	cell(o->n.res.late);
+	cell(o->n.res.late_max_wait);
 	cell(o->all.n[ST_NOTIFY_SENT]);
 	cell(o->all.n[ST_NOTIFY_ELIDED]);
 	cell(spurious(o));

@@ -14,7 +14,6 @@
 #ifndef __KVM_X86_MODE_H
 #define __KVM_X86_MODE_H
 
-#include <linux/jump_label.h>
 #include <linux/kvm_host.h>
 #include <linux/tracepoint-defs.h>
 
@@ -43,7 +42,7 @@ enum kvm_execution_mode {
 	IN_GUEST_MODE,
 };
 
-DECLARE_STATIC_KEY_TRUE(kvm_precise_notify);
+extern bool kvm_precise_notify;
 
 DECLARE_TRACEPOINT(kvm_mode_notify);
 
@@ -55,14 +54,24 @@ void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen,
  * and must execute a full barrier between this and its last look at the PIR,
  * vcpu->mode and vcpu->requests.
  *
- * The release orders a change of apic->apicv_active before the flag; it pairs
- * with the acquire in kvm_mode_read(), see svm_complete_interrupt_delivery().
+ * A sender that reads the flag with acquire semantics and then
+ * apic->apicv_active, see svm_complete_interrupt_delivery(), must not see the
+ * vCPU enter with an older apicv_active.  The release here gives that for
+ * ENTERING_GUEST_MODE, the caller's full barrier for IN_GUEST_MODE, which
+ * assembly stores without one.
  */
 static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
 {
 	lockdep_assert_irqs_disabled();
 
-	/* apicv_active before the flag; pairs with kvm_mode_read(). */
+	/*
+	 * apicv_active before the flag; pairs with kvm_mode_read().
+	 * Litmus: apicv-active, apicv-active-in-guest.
+	 * The caller's barrier, the flag before the PIR, mode and requests:
+	 * Litmus: entry-pir, entry-pir-second-sender, entry-pir-stale-flag,
+	 * entry-srcu, entry-request, target-cpu, avic-vmrun, apicv-deactivate,
+	 * kick-request, kick-request-exiting, kick-pml, kick-elide-entry.
+	 */
 	smp_store_release(&vcpu->arch.execution_mode, ENTERING_GUEST_MODE);
 }
 
@@ -71,14 +80,18 @@ static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
  * where no other barrier stands between the flag and the PIR.  A store and a
  * full barrier: one XCHG on x86, on a cache line that this CPU has just
  * written.  Pairs like the barrier of vcpu_enter_guest(): with the locked RMW
- * of PID.ON (vmx_deliver_posted_interrupt()), with the barrier after the
- * write of the vIRR (svm_deliver_interrupt()).
+ * of PID.ON (vmx_deliver_posted_interrupt()), with the barriers after the
+ * write of the vIRR (svm_deliver_interrupt()) and of a nested notification's
+ * request (vmx_deliver_nested_posted_interrupt()), with a kicker's cmpxchg().
  */
 static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
 {
 	lockdep_assert_irqs_disabled();
 
-	/* The flag before the PIR, mode and requests; pairs with the senders. */
+	/*
+	 * The flag before the PIR, mode and requests; pairs with the senders.
+	 * Litmus: fastpath-reenter, fastpath-reenter-avic, kick-elide.
+	 */
 	smp_store_mb(vcpu->arch.execution_mode, ENTERING_GUEST_MODE);
 }
 
@@ -106,7 +119,10 @@ static __always_inline void kvm_mode_assert_in_host(struct kvm_vcpu *vcpu)
 static __always_inline enum kvm_execution_mode
 kvm_mode_of_run_loop(struct kvm_vcpu *vcpu)
 {
-	/* The mode before apicv_active; pairs with vcpu_enter_guest(). */
+	/*
+	 * The mode before apicv_active; pairs with vcpu_enter_guest().
+	 * Litmus: apicv-active-run-loop, entry-run-loop.
+	 */
 	if (smp_load_acquire(&vcpu->mode) != IN_RUN_LOOP ||
 	    vcpu == kvm_get_running_vcpu())
 		return IN_HOST_MODE;
@@ -121,14 +137,18 @@ kvm_mode_of_run_loop(struct kvm_vcpu *vcpu)
  *
  * Either way of telling is safe at any moment, since the vCPU always maintains
  * both states: precise_notify may be switched under load.
+ * Litmus: toggle, toggle-blocking.
  */
 static __always_inline enum kvm_execution_mode
 kvm_mode_read(struct kvm_vcpu *vcpu)
 {
-	if (!static_branch_likely(&kvm_precise_notify))
+	if (unlikely(!READ_ONCE(kvm_precise_notify)))
 		return kvm_mode_of_run_loop(vcpu);
 
-	/* The flag before apicv_active; pairs with kvm_mode_enter(). */
+	/*
+	 * The flag before apicv_active; pairs with kvm_mode_enter().
+	 * Litmus: apicv-active.
+	 */
 	return smp_load_acquire(&vcpu->arch.execution_mode);
 }
 
@@ -164,6 +184,7 @@ static __always_inline void kvm_mode_account(struct kvm_vcpu *vcpu,
  * before it checks for pending interrupts for the last time.  Together with
  * the sender's barrier, either the sender reads OUTSIDE_RUN_LOOP here or the
  * vCPU finds the interrupt there.
+ * Litmus: wake-blocking, wake-blocking-avic, wake-blocking-state.
  */
 static __always_inline void kvm_mode_notify(struct kvm_vcpu *vcpu,
 					    enum kvm_execution_mode seen,

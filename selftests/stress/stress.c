@@ -20,7 +20,7 @@ struct stress_options stress;
 
 static struct {
 	unsigned int planned, done, failed;
-	const char *name;
+	const char *name, *only;
 	u64 begun, case_begun, case_end, end, said;
 } run;
 
@@ -44,10 +44,11 @@ void sleep_us(u64 us)
 
 static void usage(const char *name, const char *what, FILE *to)
 {
-	fprintf(to, "usage: %s [-d SECONDS] [-n COUNT] [-s SEED]\n\n%s\n\n"
+	fprintf(to, "usage: %s [-d SECONDS] [-n COUNT] [-s SEED] [-c CASE]\n\n%s\n\n"
 		"  -d, --duration SECONDS  how long it may run (default %lu)\n"
 		"  -n, --count COUNT       end earlier, after so much of what it does (default %lu, 0: never)\n"
 		"  -s, --seed SEED         of everything random (default %lu)\n"
+		"  -c, --case TEXT         only cases whose name contains it, skip the others\n"
 		"  -h, --help\n\n"
 		"Prints KTAP.  exit status: 0 passed, 1 failed, 2 usage, 4 skipped\n",
 		name, what, stress.seconds, stress.count, stress.seed);
@@ -74,13 +75,14 @@ void stress_init(int argc, char **argv, const char *what,
 		{ "duration", required_argument, NULL, 'd' },
 		{ "count", required_argument, NULL, 'n' },
 		{ "seed", required_argument, NULL, 's' },
+		{ "case", required_argument, NULL, 'c' },
 		{ "help", no_argument, NULL, 'h' },
 		{ }
 	};
 	int c;
 
 	stress = *defaults;
-	while ((c = getopt_long(argc, argv, "d:n:s:h", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "d:n:s:c:h", options, NULL)) != -1) {
 		switch (c) {
 		case 'd':
 			stress.seconds = number(optarg);
@@ -90,6 +92,9 @@ void stress_init(int argc, char **argv, const char *what,
 			break;
 		case 's':
 			stress.seed = number(optarg);
+			break;
+		case 'c':
+			run.only = optarg;
 			break;
 		case 'h':
 			usage(argv[0], what, stdout);
@@ -120,17 +125,22 @@ void stress_plan(unsigned int n)
 	ksft_set_plan(n);
 }
 
-void stress_case_begin(const char *name)
+bool stress_case_begin(const char *name)
 {
 	u64 now = now_us();
 	u64 left = run.end > now ? run.end - now : 0;
 
 	run.name = name;
+	if (run.only && !strstr(name, run.only)) {
+		stress_skip("not asked for");
+		return false;
+	}
 	run.case_begun = now;
-	run.case_end = now + left / (run.planned - run.done);
+	run.case_end = now + (run.only ? left : left / (run.planned - run.done));
 	run.said = now;
 	fprintf(stderr, "# %s: begins, %.0f s\n", name,
 		(run.case_end - now) / 1e6);
+	return true;
 }
 
 bool stress_time_left(void)
@@ -209,7 +219,18 @@ void stress_skip_all(const char *fmt, ...)
 	ksft_exit_skip("%s\n", text);
 }
 
-void stress_die(const char *fmt, ...)
+void warn(const char *fmt, ...)
+{
+	va_list args;
+
+	fputs("# warning: ", stderr);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fputc('\n', stderr);
+}
+
+void die(const char *fmt, ...)
 {
 	char text[512];
 	va_list args;

@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-#include "kvm_util.h"
+#include "post-vm.h"
 #include "../probe/kvm-mode-probe.h"
 
 struct stress_options {
@@ -32,10 +32,11 @@ void stress_init(int argc, char **argv, const char *what,
 /*
  * Cases.  A plan of n cases shares the time evenly: stress_case_begin() says
  * what begins, on stderr, and stress_time_left() turns false when the case's
- * share is over.  What is left of a share goes to the cases after it.
+ * share is over.  What is left of a share goes to the cases after it.  When
+ * stress_case_begin() returns false the case was not asked for, and is done.
  */
 void stress_plan(unsigned int n);
-void stress_case_begin(const char *name);
+bool stress_case_begin(const char *name);
 bool stress_time_left(void);
 void __printf(2, 3) stress_case(bool ok, const char *fmt, ...);
 void __printf(1, 2) stress_skip(const char *fmt, ...);
@@ -47,8 +48,8 @@ void __printf(1, 2) stress_note(const char *fmt, ...);
 
 /* The whole test cannot run here: prints why, exits with 4. */
 void __noreturn __printf(1, 2) stress_skip_all(const char *fmt, ...);
-/* The test itself is broken or the host is: message, exit status 1. */
-void __noreturn __printf(1, 2) stress_die(const char *fmt, ...);
+/* The test itself is broken or the host is: die(), of post-vm.h. */
+#define stress_die	die
 
 /* false: kvm-mode-probe.ko is not loaded.  probe() dies if it fails then. */
 bool probe_present(void);
@@ -62,7 +63,10 @@ void probe(unsigned long op, struct kvm_vcpu *vcpu, struct kvm_mode_probe *p);
 char param_read(const char *name);
 bool param_write(const char *name, const char *value);
 
-/* Statistic @name of a vCPU, or -1 if this KVM has none of that name. */
+/*
+ * Statistic @name of a vCPU that does not run (KVM_GET_STATS_FD would wait for
+ * KVM_RUN to return), or -1 if this KVM has none of that name.
+ */
 long long vcpu_stat_read(struct kvm_vcpu *vcpu, const char *name);
 
 u64 now_us(void);

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * No interrupt is lost, doubled or late, whatever is done to the target.
+ *
+ * Each round is a VM of its own (bench/guest.c): vCPUs and host threads post
+ * vectors to vCPU 0, each vector again only when its handler has run, so that
+ * every post is accounted for.  An interrupt is late if the target computed
+ * for longer than a bound, with interrupts on and without leaving the CPU,
+ * before it took the interrupt.  Who posts, how fast, and what disturbs the
+ * target is drawn from the seed: vCPU threads move between CPUs, signals and
+ * immediate_exit interrupt KVM_RUN, APICv is inhibited, parameters switch.
+ */
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+
+#include "stress.h"
+
+#define ROUND_POSTS	20000
+#define MAX_DISTURB_US	3000
+#define NR_DISTURB	3	/* kinds without a case of their own */
+
+enum disturb {
+	DISTURB_MIGRATE = BIT(0),
+	DISTURB_SIGNAL	= BIT(1),
+	DISTURB_IMMEDIATE_EXIT = BIT(2),
+	DISTURB_APICV	= BIT(3),
+	DISTURB_SWITCH	= BIT(4),
+};
+
+static const struct test_case {
+	const char *name;
+	enum post_workload workload;
+	unsigned int always;	/* enum disturb, in every round */
+} cases[] = {
+	{ "compute", POST_COMPUTE, 0 },
+	{ "exits", POST_EXITS, 0 },
+	{ "fastpath", POST_FASTPATH, 0 },
+	{ "hlt", POST_HLT, 0 },
+	{ "userspace", POST_USERSPACE, 0 },
+	{ "all", POST_ALL, 0 },
+	{ "all, APICv inhibited and uninhibited", POST_ALL, DISTURB_APICV },
+	{ "all, parameters switched", POST_ALL, DISTURB_SWITCH },
+};
+
+/* Parameters that may change at any moment, and must not matter */
+static const char * const switches[] = {
+	"kvm/precise_notify", "kvm/elide_kicks",
+};
+
+struct round {
+	struct post_vm vm;
+	struct kvm_vcpu *idle;		/* never runs; its ioctls need no wait */
+	unsigned int disturb;
+	u64 rnd;
+	bool stop;
+	u64 migrations, signals, inhibits, switched;
+};
+
+struct total {
+	u64 rounds, posts, by_host, lost, doubled, late, max_wait, stalled;
+	u64 migrations, signals, inhibits, switched;
+};
+
+static unsigned int nr_cpus;
+
+static void migrate(struct round *r)
+{
+	struct post_thread *t = &r->vm.t[rnd_below(&r->rnd, r->vm.nr_vcpus)];
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(rnd_below(&r->rnd, nr_cpus), &set);
+	pthread_setaffinity_np(t->thread, sizeof(set), &set);
+	r->migrations++;
+}
+
+static void interrupt_run(struct round *r, bool by_signal)
+{
+	struct post_thread *t = &r->vm.t[rnd_below(&r->rnd, r->vm.nr_vcpus)];
+
+	if (by_signal)
+		pthread_kill(t->thread, POST_SIGNAL);
+	else
+		WRITE_ONCE(t->vcpu->run->immediate_exit, 1);
+	r->signals++;
+}
+
+/* BLOCKIRQ on any vCPU inhibits APICv for the whole VM, as long as it is set. */
+static void toggle_apicv(struct round *r)
+{
+	struct kvm_guest_debug debug = {};
+
+	if (r->inhibits++ % 2 == 0)
+		debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ;
+	vcpu_guest_debug_set(r->idle, &debug);
+}
+
+static void toggle_switch(struct round *r)
+{
+	const char *name = switches[rnd_below(&r->rnd, ARRAY_SIZE(switches))];
+	char now = param_read(name);
+
+	if (now && param_write(name, now == 'Y' ? "N" : "Y"))
+		r->switched++;
+}
+
+static void *disturb_fn(void *data)
+{
+	struct round *r = data;
+
+	while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
+		unsigned int what = BIT(rnd_below(&r->rnd, 5)) & r->disturb;
+
+		if (what & DISTURB_MIGRATE)
+			migrate(r);
+		if (what & (DISTURB_SIGNAL | DISTURB_IMMEDIATE_EXIT))
+			interrupt_run(r, what & DISTURB_SIGNAL);
+		if (what & DISTURB_APICV)
+			toggle_apicv(r);
+		if (what & DISTURB_SWITCH)
+			toggle_switch(r);
+		sleep_us(rnd_below(&r->rnd, MAX_DISTURB_US));
+	}
+	return NULL;
+}
+
+/* Two senders at least where there are CPUs for them; one CPU stays free */
+static void draw_senders(struct round *r, struct post_setup *cfg)
+{
+	unsigned int max = nr_cpus > 3 ? nr_cpus - 2 : 1;
+	unsigned int n = 1 + rnd_below(&r->rnd, max);
+
+	cfg->host_senders = rnd_below(&r->rnd, n + 1);
+	cfg->senders = n - cfg->host_senders;
+}
+
+static void round_setup(struct round *r, const struct test_case *c, u64 posts)
+{
+	static const u64 gaps[] = { 0, 200, 2000, 20000 };
+	struct post_setup cfg = {
+		.name		= c->name,
+		.workload	= c->workload,
+		.posts		= posts,
+		.seed		= rnd_next(&r->rnd) | 1,
+		.gap_max	= gaps[rnd_below(&r->rnd, ARRAY_SIZE(gaps))],
+		.exit_gap_max	= 1 + rnd_below(&r->rnd, 4000),
+		.long_every	= 16 << rnd_below(&r->rnd, 4),
+		.stall_ms	= 5000,
+		.timeout_s	= 300,
+		.fastpath_ops	= POST_FP_ICR,
+		.no_samples	= true,
+	};
+
+	draw_senders(r, &cfg);
+	post_vm_create(&r->vm, &cfg, 0);
+	r->idle = vm_vcpu_add(r->vm.vm, r->vm.nr_vcpus, post_guest_main);
+	r->disturb = c->always | rnd_below(&r->rnd, BIT(NR_DISTURB));
+}
+
+static void round_run(struct round *r, struct post_count *n)
+{
+	pthread_t disturber;
+
+	post_vm_start(&r->vm);
+	__atomic_store_n(&r->stop, false, __ATOMIC_RELEASE);
+	thread_start(&disturber, nr_cpus - 1, disturb_fn, r);
+	post_vm_go(&r->vm);
+	post_vm_wait(&r->vm);
+	post_vm_drain(&r->vm);
+	post_vm_account(&r->vm, n);
+	__atomic_store_n(&r->stop, true, __ATOMIC_RELEASE);
+	pthread_join(disturber, NULL);
+	post_vm_stop(&r->vm);
+	post_vm_harvest(&r->vm, n);
+}
+
+static void add(struct total *t, const struct round *r, const struct post_count *n)
+{
+	unsigned int i;
+
+	t->rounds++;
+	t->posts += n->posted;
+	for (i = r->vm.cfg.senders; i < r->vm.nr_senders; i++)
+		t->by_host += r->vm.s->sender[i].posted;
+	t->lost += n->lost;
+	t->doubled += n->doubled;
+	t->late += n->res.late;
+	t->stalled += n->stalled;
+	if (n->res.late_max_wait > t->max_wait)
+		t->max_wait = n->res.late_max_wait;
+	t->migrations += r->migrations;
+	t->signals += r->signals;
+	t->inhibits += r->inhibits;
+	t->switched += r->switched;
+}
+
+static bool clean(const struct total *t)
+{
+	return !t->lost && !t->doubled && !t->late && !t->stalled;
+}
+
+/* false: the first bad round, whose seed is printed, ends the case */
+static void run_case(const struct test_case *c, u64 posts, u64 case_seed)
+{
+	struct total t = {};
+	u64 n = 0;
+
+	do {
+		struct round r = { .rnd = rnd_stream(case_seed, n++) };
+		struct post_count count;
+
+		round_setup(&r, c, posts && posts < ROUND_POSTS ? posts : ROUND_POSTS);
+		round_run(&r, &count);
+		add(&t, &r, &count);
+		post_vm_free(&r.vm);
+		stress_progress("%lu posts in %lu rounds, %lu lost, %lu late",
+				t.posts, t.rounds, t.lost, t.late);
+		if (!clean(&t))
+			stress_note("round %lu: %u vCPUs, %u host threads post, disturbances %#x",
+				    n, r.vm.cfg.senders, r.vm.cfg.host_senders, r.disturb);
+	} while (clean(&t) && stress_time_left() && (!posts || t.posts < posts));
+
+	stress_case(clean(&t), "posted %lu by_host %lu rounds %lu lost %lu doubled %lu late %lu stalled %lu longest_wait %lu migrations %lu signals %lu inhibits %lu switched %lu",
+		    t.posts, t.by_host, t.rounds, t.lost, t.doubled, t.late,
+		    t.stalled, t.max_wait, t.migrations, t.signals, t.inhibits,
+		    t.switched);
+}
+
+static bool has_switch(void)
+{
+	return param_read(switches[0]) || param_read(switches[1]);
+}
+
+int main(int argc, char **argv)
+{
+	const struct stress_options defaults = { .seconds = 20, .seed = 1 };
+	char saved[ARRAY_SIZE(switches)];
+	unsigned int i, n = ARRAY_SIZE(cases);
+
+	stress_init(argc, argv, "Posts interrupts to a vCPU under all kinds of disturbance and accounts for\n"
+		    "every one.  COUNT is the number of posts, over all cases.", &defaults);
+	nr_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	if (nr_cpus < 2)
+		stress_skip_all("needs two CPUs");
+	for (i = 0; i < ARRAY_SIZE(switches); i++)
+		saved[i] = param_read(switches[i]);
+
+	stress_plan(n);
+	for (i = 0; i < n; i++) {
+		if (!stress_case_begin(cases[i].name))
+			continue;
+		if (cases[i].always & DISTURB_SWITCH && !has_switch())
+			stress_skip("this KVM has nothing to switch");
+		else if (cases[i].always & DISTURB_APICV &&
+			 !(kvm_check_cap(KVM_CAP_SET_GUEST_DEBUG2) & KVM_GUESTDBG_BLOCKIRQ))
+			stress_skip("no KVM_GUESTDBG_BLOCKIRQ here");
+		else
+			run_case(&cases[i], (stress.count + n - 1) / n,
+				 rnd_stream(stress.seed, i));
+	}
+	for (i = 0; i < ARRAY_SIZE(switches); i++)
+		if (saved[i])
+			param_write(switches[i], saved[i] == 'Y' ? "Y" : "N");
+	return stress_end();
+}
