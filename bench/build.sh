@@ -122,6 +122,7 @@ build_stress()
 		fi
 		link "$out/stress/$name" "${objs[@]}"
 	done
+	install -t "$out/stress" "$stress"/*_test.sh
 }
 
 # -k: a test that cannot be linked statically is left out, and named

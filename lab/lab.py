@@ -203,7 +203,8 @@ class Run:
                 break
             self._check(console, now, started, heard)
         if console.result.status is None:
-            raise LabError(self._say("the emulator ended before the command did", console))
+            raise LabError(self._say("the emulator ended before the command did (status "
+                                     f"{self.process.returncode})", console))
 
     def _check(self, console, now, started, heard):
         opts = self.options

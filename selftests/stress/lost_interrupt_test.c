@@ -21,7 +21,7 @@
 #include "stress.h"
 
 #define ROUND_POSTS	20000
-#define MAX_DISTURB_US	3000
+#define MAX_DISTURB_BITS	13	/* microseconds, short ones most */
 #define NR_DISTURB	3	/* kinds without a case of their own */
 
 enum disturb {
@@ -124,7 +124,7 @@ static void *disturb_fn(void *data)
 			toggle_apicv(r);
 		if (what & DISTURB_SWITCH)
 			toggle_switch(r);
-		sleep_us(rnd_below(&r->rnd, MAX_DISTURB_US));
+		sleep_us(rnd_below(&r->rnd, BIT(rnd_below(&r->rnd, MAX_DISTURB_BITS))));
 	}
 	return NULL;
 }
@@ -141,7 +141,7 @@ static void draw_senders(struct round *r, struct post_setup *cfg)
 
 static void round_setup(struct round *r, const struct test_case *c, u64 posts)
 {
-	static const u64 gaps[] = { 0, 200, 2000, 20000 };
+	static const u64 gaps[] = { 0, 200, 2000, 8000 };
 	struct post_setup cfg = {
 		.name		= c->name,
 		.workload	= c->workload,

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Runs the stress tests (selftests/stress) for a long time: in the labs, each on a
+patched KVM, or on this machine's own KVM. They come in rounds, each with a seed of its
+own, until the time is up; the round that runs then is finished. Called by `make stress`.
+
+Counts of all rounds are added up in the table and in BUILD/stress/results.json.
+
+exit status: 0 nothing lost, late or failed, 1 something was, 125 the lab failed,
+130 interrupted"""
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "lab"))
+import lab  # noqa: E402
+
+# What one round runs, with how much of it: seconds of the lab's clock, or, where a
+# second is billions of instructions, a count of what the test does.
+ROUNDS = {
+    "svm": (("lost_interrupt_test", "-d 40"), ("lost_kick_test", "-d 24"),
+            ("vm_fail_test", "-d 4"), ("nested_posted_test", "-d 6"),
+            ("lifecycle_test", "-d 4")),
+    "vmx": (("lost_interrupt_test", "-d 1000 -n 240000"),
+            ("lost_kick_test", "-d 1000 -n 40000"),
+            ("vm_fail_test", "-d 1000 -n 400"), ("nested_posted_test", "-d 1000 -n 4000"),
+            ("lifecycle_test", "-d 1000 -n 4")),
+}
+ROUNDS["host"] = ROUNDS["svm"]
+# nested_early_check: entries that fail in hardware, for vm_fail_test.
+LOAD = {"svm": "load-kvm {kvm}", "vmx": "load-kvm {kvm} nested_early_check=1"}
+
+BAD = ("lost", "late", "doubled", "stalled", "missing", "never", "stale", "unfinished",
+       "stale_flag")
+CASE = re.compile(r"^(not )?ok \d+ (.*)$")
+COUNT = re.compile(r"\b([a-z_]+) (\d+)\b")
+
+
+class TimeUp(Exception):
+    """The duration is over and a round just ended."""
+
+
+class Tally:
+    """Adds up the KTAP of all tests and rounds."""
+
+    def __init__(self):
+        self.cases, self.failures, self.test, self.rounds = {}, [], "", 0
+
+    def line(self, text):
+        if text.startswith("STRESS "):
+            self.test = text.split()[1]
+        if text.startswith("Bail out!"):
+            self.failures.append(f"{self.test}: {text}")
+        case = CASE.match(text)
+        if not case:
+            return
+        if case.group(1):
+            self.failures.append(f"{self.test}: {text}")
+        name, _, counts = case.group(2).partition(": ")
+        if "# SKIP" in text:
+            name, counts = text.split("# SKIP ", 1)[1].split(" # ", 1)[0], ""
+        entry = self.cases.setdefault(f"{self.test}: {name}", {})
+        entry["skipped" if "# SKIP" in text else "runs"] = \
+            entry.get("skipped" if "# SKIP" in text else "runs", 0) + 1
+        for key, value in COUNT.findall(counts):
+            if key == "longest_wait":
+                entry[key] = max(entry.get(key, 0), int(value))
+            else:
+                entry[key] = entry.get(key, 0) + int(value)
+
+    def total(self, key):
+        return sum(entry.get(key, 0) for entry in self.cases.values())
+
+    def bad(self):
+        return {key: self.total(key) for key in BAD}
+
+    def table(self):
+        rows = []
+        for name, entry in self.cases.items():
+            counts = " ".join(f"{key} {value:,}" for key, value in entry.items()
+                              if key != "runs")
+            rows.append(f"  {name}: {counts}")
+        return "\n".join(rows)
+
+
+def say(text):
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def script(where, kvm, seed, folder="/stress"):
+    """Shell text: rounds without end; the reader of its output ends them."""
+    lines = [LOAD[where].format(kvm=kvm) + " || exit 9"] if where in LOAD else []
+    lines += [f"seed={seed}", "while :; do"]
+    for test, amount in ROUNDS[where]:
+        lines.append(f"echo STRESS {test} seed $seed; {folder}/{test} {amount} -s $seed; s=$?")
+        lines.append(f"case $s in 0|4) ;; *) echo STRESS-FAILED {test} status $s seed $seed ;; esac")
+    lines += ["echo ROUND $seed", "seed=$((seed + 1)); done"]
+    return "\n".join(lines)
+
+
+def reader(tally, where, end, started):
+    """What is called with each line of the tests' output."""
+    def line(text):
+        tally.line(text)
+        if text.startswith("STRESS-FAILED"):
+            tally.failures.append(text)
+        if not text.startswith("ROUND "):
+            return
+        tally.rounds += 1
+        say(f"{where}: {time.time() - started:.0f} s, {tally.rounds} rounds, posted "
+            f"{tally.total('posted'):,}, kicks {tally.total('kicks'):,}, "
+            + ", ".join(f"{k} {v}" for k, v in tally.bad().items() if k in ("lost", "late")))
+        if time.time() >= end or tally.failures:
+            raise TimeUp
+    return line
+
+
+def run_lab(where, args, tally):
+    started = time.time()
+    log = Path(args.build) / "log" / f"stress-{where}.log"
+    read = reader(tally, where, started + args.duration, started)
+    try:
+        done = lab.run(where, args.kvm, script(where, args.kvm, args.seed), read,
+                       build=args.build, hang=400, log=str(log),
+                       initramfs=args.initramfs)
+        tally.failures.append(f"the rounds ended by themselves: status {done.status}")
+    except TimeUp:
+        pass
+    for text in log.read_text(errors="replace").splitlines():
+        if lab.WARNED.match(text):
+            tally.failures.append(f"L1's kernel warned: {text}")
+
+
+def run_host(args, tally):
+    started = time.time()
+    read = reader(tally, "host", started + args.duration, started)
+    job = subprocess.Popen(["sh", "-c", script("host", "", args.seed,
+                                               f"{args.build}/bin/stress")],
+                           stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        for line in job.stdout:
+            read(line.rstrip("\n"))
+    except TimeUp:
+        pass
+    finally:
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+
+
+def report(where, args, tally, seconds):
+    print(f"{where}: {tally.rounds} rounds in {seconds:.0f} s, seeds {args.seed} to "
+          f"{args.seed + max(tally.rounds, 1) - 1}")
+    print(tally.table())
+    print(f"{where}: posted interrupts {tally.total('posted'):,}, kicks "
+          f"{tally.total('kicks'):,}; " +
+          ", ".join(f"{key} {value}" for key, value in tally.bad().items()))
+    for text in tally.failures:
+        print(f"{where}: FAILED: {text}")
+    sys.stdout.flush()
+    return {"rounds": tally.rounds, "seconds": round(seconds), "seed": args.seed,
+            "kvm": args.kvm, "posted": tally.total("posted"), "kicks": tally.total("kicks"),
+            "bad": tally.bad(), "failures": tally.failures, "cases": tally.cases}
+
+
+def write(results, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(results, indent=1) + "\n")
+    new.rename(path)
+    say(f"written: {path}")
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--build", default="build")
+    args.add_argument("--where", default="svm vmx", help="labs, or host (default: svm vmx)")
+    args.add_argument("--duration", type=int, default=600, help="seconds for each")
+    args.add_argument("--seed", type=int, default=1)
+    args.add_argument("--kvm", default="patched", help="module set of the labs")
+    args.add_argument("--initramfs", help="another image for the labs")
+    args = args.parse_args()
+    results, failed = {}, False
+    for where in args.where.split():
+        if where not in ROUNDS:
+            sys.exit(f"stress: no such place: {where}; there are {', '.join(ROUNDS)}")
+        if where == "host" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            sys.exit("stress: no usable /dev/kvm on this machine: load KVM, run as root")
+        say(f"{where}: {args.duration} s of rounds, seeds from {args.seed}")
+        tally, started = Tally(), time.time()
+        try:
+            if where == "host":
+                run_host(args, tally)
+            else:
+                run_lab(where, args, tally)
+        except lab.LabError as error:
+            tally.failures.append(f"lab: {error}")
+        results[where] = report(where, args, tally, time.time() - started)
+        failed |= bool(tally.failures) or any(tally.bad().values())
+    write(results, Path(args.build) / "stress" / "results.json")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
