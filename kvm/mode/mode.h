@@ -97,7 +97,10 @@ static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
 
 /*
  * The vCPU leaves the entry path without having entered the guest.  Nothing to
- * order: until the store is seen, senders notify needlessly, nothing else.
+ * order here: until the store is seen, senders notify needlessly.  It must not
+ * be left out, though: a sender that sees ENTERING_GUEST_MODE sends an IPI to a
+ * vCPU that has blocked since, instead of waking it.  The full barrier on the
+ * way to sleep makes the store visible (Litmus: wake-blocking).
  */
 static __always_inline void kvm_mode_cancel_entry(struct kvm_vcpu *vcpu)
 {
