@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "apic.h"
 #include "kvm_util.h"
 #include "processor.h"
 
@@ -160,6 +161,8 @@ static void round_setup(struct round *r, const struct test_case *c, u64 posts)
 	post_vm_create(&r->vm, &cfg, 0);
 	r->idle = vm_vcpu_add(r->vm.vm, r->vm.nr_vcpus, post_guest_main);
 	r->disturb = c->always | rnd_below(&r->rnd, BIT(NR_DISTURB));
+	if (getenv("DISTURB"))
+		r->disturb = atoi(getenv("DISTURB"));
 }
 
 static void round_run(struct round *r, struct post_count *n)
@@ -204,6 +207,38 @@ static bool clean(const struct total *t)
 	return !t->lost && !t->doubled && !t->late && !t->stalled;
 }
 
+static void note_bits(const char *name, const char *regs, unsigned int base)
+{
+	char text[256] = "";
+	unsigned int v, n = 0;
+
+	for (v = 0; v < 256 && n < sizeof(text) - 8; v++)
+		if (*(u32 *)(regs + base + v / 32 * 16) >> v % 32 & 1)
+			n += snprintf(text + n, sizeof(text) - n, " %02x", v);
+	stress_note("  %s:%s", name, n ? text : " none");
+}
+
+/* Where a target stands that has not taken what was posted to it */
+static void note_target(struct round *r)
+{
+	struct kvm_vcpu *vcpu = r->vm.t[0].vcpu;
+	struct kvm_mp_state mp_state;
+	struct kvm_lapic_state lapic;
+	struct kvm_vcpu_events events;
+	struct kvm_regs regs;
+
+	vcpu_regs_get(vcpu, &regs);
+	vcpu_mp_state_get(vcpu, &mp_state);
+	vcpu_events_get(vcpu, &events);
+	vcpu_ioctl(vcpu, KVM_GET_LAPIC, &lapic);
+	stress_note("  target: rip %#llx rflags %#llx mp_state %u, injected %u vector %#x shadow %u, handled %lu",
+		    regs.rip, regs.rflags, mp_state.mp_state,
+		    events.interrupt.injected, events.interrupt.nr,
+		    events.interrupt.shadow, r->vm.s->target.handled);
+	note_bits("ISR", lapic.regs, 0x100);
+	note_bits("IRR", lapic.regs, 0x200);
+}
+
 /* false: the first bad round, whose seed is printed, ends the case */
 static void run_case(const struct test_case *c, u64 posts, u64 case_seed)
 {
@@ -217,6 +252,8 @@ static void run_case(const struct test_case *c, u64 posts, u64 case_seed)
 		round_setup(&r, c, posts && posts < ROUND_POSTS ? posts : ROUND_POSTS);
 		round_run(&r, &count);
 		add(&t, &r, &count);
+		if (count.lost || count.stalled)
+			note_target(&r);
 		post_vm_free(&r.vm);
 		stress_progress("%lu posts in %lu rounds, %lu lost, %lu late",
 				t.posts, t.rounds, t.lost, t.late);

@@ -3,6 +3,8 @@
 #ifndef NESTED_POSTED_H
 #define NESTED_POSTED_H
 
+#include <stdbool.h>
+
 #include "guest.h"
 
 /* How interrupts get through to the target vCPU while it runs L2 */
@@ -10,7 +12,8 @@ enum nested_mode {
 	VMX_EXIT,	/* VM-Exit to L1, which then takes them by its IDT */
 	VMX_ACK,	/* the same, acknowledged on exit, dispatched by L1 */
 	VMX_DIRECT,	/* not intercepted: by L2's IDT */
-	VMX_POSTED,	/* L2's by its own descriptor, L1's like VMX_ACK */
+	VMX_POSTED,	/* to L2, by its own descriptor */
+	VMX_BOTH,	/* the same, and to L1 like VMX_ACK */
 	SVM_MASKING,	/* #VMEXIT to L1 whatever L2's IF is */
 	SVM_EXIT,	/* #VMEXIT to L1 if L2's IF is set */
 	SVM_DIRECT,	/* not intercepted: by L2's IDT */
@@ -20,6 +23,11 @@ enum nested_mode {
 
 /* L1's notification vector for L2's descriptor, above those that are posted */
 #define NESTED_NV	0xf4
+
+static inline bool nested_has_pi(u64 mode)
+{
+	return mode == VMX_POSTED || mode == VMX_BOTH;
+}
 
 /* L1's posted-interrupt descriptor for L2 */
 struct nested_pi {
@@ -49,7 +57,7 @@ struct nested_shared {
 
 /* vCPU 0 */
 void nested_target(struct post_shared *s, u64 vcpu);
-/* A sender vCPU of VMX_POSTED: sets the PIR, ON, sends the notification */
+/* A sender vCPU where nested_has_pi(): sets the PIR, ON, sends the notification */
 void nested_pi_sender(struct post_shared *s, u64 vcpu);
 void nested_irq(struct ex_regs *regs);
 void nested_nv_irq(struct ex_regs *regs);

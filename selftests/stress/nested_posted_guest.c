@@ -241,7 +241,7 @@ static void vmx_handle(struct nested_shared *n)
 	switch (reason) {
 	case EXIT_REASON_EXTERNAL_INTERRUPT:
 		n->intr_exits++;
-		if (n->mode == VMX_ACK || n->mode == VMX_POSTED)
+		if (n->mode == VMX_ACK || nested_has_pi(n->mode))
 			dispatch(vmreadz(VM_EXIT_INTR_INFO));
 		return;
 	case EXIT_REASON_VMCALL:
@@ -293,21 +293,21 @@ static void vmx_setup(struct nested_shared *n)
 		vmwrite(PIN_BASED_VM_EXEC_CONTROL,
 			vmreadz(PIN_BASED_VM_EXEC_CONTROL) |
 			PIN_BASED_EXT_INTR_MASK);
-	if (n->mode == VMX_ACK || n->mode == VMX_POSTED)
+	if (n->mode == VMX_ACK || nested_has_pi(n->mode))
 		vmwrite(VM_EXIT_CONTROLS, vmreadz(VM_EXIT_CONTROLS) |
 					  VM_EXIT_ACK_INTR_ON_EXIT);
-	if (n->mode == VMX_POSTED)
+	if (nested_has_pi(n->mode))
 		vmx_posted_setup(n);
 }
 
 /*
  * L1's own computing: interrupts for L1 get through there, L2's do not, so with
- * VMX_POSTED there is none.
+ * a descriptor of L2's there is none.
  */
 static void l1_rest(struct post_shared *s, struct nested_shared *n, u64 *rnd)
 {
 	window();
-	if (n->mode == VMX_POSTED || rnd_below(rnd, 4))
+	if (nested_has_pi(n->mode) || rnd_below(rnd, 4))
 		return;
 	asm volatile("sti" ::: "memory");
 	compute(s, rnd_below(rnd, s->exit_gap_max + 1));
@@ -320,7 +320,7 @@ static void vmx_run(struct post_shared *s, struct nested_shared *n)
 	struct gprs gprs = { 0 };
 
 	while (!READ_ONCE(n->stop)) {
-		if (n->mode == VMX_POSTED)
+		if (nested_has_pi(n->mode))
 			pi_sync(n);
 		WRITE_ONCE(in_l2, true);
 		if (vmx_enter(&gprs, launched))

@@ -1,0 +1,506 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Checks in built modules, or in objects of them, that the machine code keeps the
+order of accesses that models/litmus proves, on every path.  A lab cannot see a
+missing barrier: one emulator runs one instruction at a time, TSO hides most of the
+rest on the other.  Called by check.py, on the product and on mutants of it.
+
+FILE is kvm.ko, kvm-intel.ko, kvm-amd.ko or one of the objects that the checks are
+about: x86.o, kvm_main.o, elide.o, vmx.o, svm.o.  Offsets come from their debug
+info (pahole), constants from the headers in TREE, which they were built from.
+64-bit only.
+Prints "ok NAME" or "FAIL NAME: what" for each check.
+
+exit status: 0 all in place, 1 violations, 2 usage or nothing to look at"""
+import argparse
+import functools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from disassembly import Layout, Program, Walker, run
+
+RUN, SYNC = "call __SCT__kvm_x86_vcpu_run", "call __SCT__kvm_x86_sync_pir_to_irr"
+ELIDE, SHOULD_KICK = "call kvm_arch_elide_kick", "call kvm_arch_vcpu_should_kick"
+WAKE, KICK = "call kvm_vcpu_wake_up", "call kvm_vcpu_kick"
+SEND_IPI, DOORBELL = "call __SCT__apic_call_send_IPI_mask", "call avic_ring_doorbell"
+
+# In the kernel, not in the modules.  Its full barrier is part of its contract: it is
+# why smp_mb__after_srcu_read_unlock() is empty on every architecture.
+BARRIERS = {"barrier", "call __srcu_read_unlock"}
+
+OBJECTS = {"kvm.ko": ("x86.o", "kvm_main.o", "elide.o"),
+           "kvm-intel.ko": ("vmx.o",), "kvm-amd.ko": ("svm.o",)}
+INLINES = ("vcpu_enter_guest", "kvm_vcpu_exit_request", "kvm_mode_enter", "kvm_mode_reenter",
+           "kvm_mode_cancel_entry", "kvm_mode_read", "kvm_mode_of_run_loop", "kvm_mode_notify",
+           "kvm_vcpu_exiting_run_loop", "kvm_request_needs_ipi", "kvm_make_request")
+
+# A member of a structure, as pahole prints it: type, name, offset, size.
+MEMBER = re.compile(r"^\t+([\w ]+?)[\s*]+(\w+)(?:\[\d+\])*(?: __attribute__.*?)?;"
+                    r"\s+/\*\s+(\d+)\s+(\d+) \*/$", re.M)
+
+
+class Wrong(Exception):
+    """A violation, or something that was not found; in words."""
+
+
+class Build:
+    """What the objects of one build have in common: constants and offsets."""
+
+    def __init__(self, tree, objects):
+        self.tree, self.objects, self.structs = Path(tree), objects, {}
+
+    def header(self, path):
+        try:
+            return (self.tree / path).read_text()
+        except OSError as error:
+            raise Wrong(f"no {path} in the tree") from error
+
+    def enumerator(self, path, name):
+        """Value of an enumerator without initializers ahead of it."""
+        for body in re.findall(r"\benum\b[^{;()]*\{([^}]*)\}", self.header(path)):
+            names = re.sub(r"/\*.*?\*/", "", body, flags=re.S).replace("\n", " ").split(",")
+            names = [n.strip() for n in names]
+            if name in names:
+                return names.index(name)
+        raise Wrong(f"no {name} in {path}")
+
+    def mode(self, name):
+        return self.enumerator("include/linux/kvm_host.h", name)
+
+    def flag(self, name):
+        return self.enumerator("arch/x86/kvm/mode/mode.h", name)
+
+    def bit(self, name):
+        m = re.search(rf"#define\s+{name}\s+BIT\((\d+)\)", self.header("include/linux/kvm_host.h"))
+        if not m:
+            raise Wrong(f"no {name} in kvm_host.h")
+        return 1 << int(m[1])
+
+    def member(self, struct, *names):
+        """(offset, size) of a member, names leading to it from structure to structure."""
+        offset = 0
+        for name in names:
+            if struct not in self.structs:
+                self.structs[struct] = self.members(struct)
+            if name not in self.structs[struct]:
+                raise Wrong(f"struct {struct} has no {name}")
+            of, at, size = self.structs[struct][name]
+            offset, struct = offset + at, of
+        return offset, size
+
+    def members(self, struct):
+        out = ""
+        for path in self.objects:
+            try:
+                out = out or run("pahole", "-C", struct, str(path))
+            except FileNotFoundError:
+                raise
+            except OSError:
+                continue        # no debug info, which the caller reports
+        return {m[2]: (m[1].split()[-1], int(m[3]), int(m[4])) for m in MEMBER.finditer(out)}
+
+    def layout(self, **extra):
+        """The fields that every check looks at, and @extra: name=(kind, members...)."""
+        layout, vcpu = Layout(), "kvm_vcpu"
+        layout.field("mode", "vcpu", *self.member(vcpu, "mode"))
+        layout.field("requests", "vcpu", *self.member(vcpu, "requests"))
+        layout.field("cpu", "vcpu", *self.member(vcpu, "cpu"))
+        layout.field("flag", "vcpu", *self.member(vcpu, "arch", "execution_mode"))
+        self.cross_check(self.member(vcpu, "arch", "execution_mode")[0])
+        for name, (struct, *members) in extra.items():
+            layout.field(name, "vcpu", *self.member(struct, *members))
+        return layout
+
+    def with_apic(self, layout):
+        layout.pointer("vcpu", self.member("kvm_vcpu", "arch", "apic")[0], "apic")
+        layout.pointer("apic", self.member("kvm_lapic", "vcpu")[0], "vcpu")
+        layout.pointer("apic", self.member("kvm_lapic", "regs")[0], "registers")
+        layout.field("apicv_active", "apic", *self.member("kvm_lapic", "apicv_active"))
+        layout.field("virr", "registers", 0, 1 << 12)
+        return layout
+
+    def cross_check(self, offset):
+        """The entry assembly's idea of the flag's place, if it was built."""
+        path = self.tree / "arch/x86/kvm/kvm-asm-offsets.h"
+        found = re.findall(r"_vcpu_execution_mode (\d+)", path.read_text()) if path.exists() else ()
+        if set(found) - {str(offset)}:
+            raise Wrong(f"kvm-asm-offsets.h has the flag at {found}, debug info at {offset}")
+
+
+class Paths:
+    """Questions about the paths of one function."""
+
+    def __init__(self, program, layout, name, arguments, through=()):
+        if not name or not program.function(name):
+            raise Wrong(f"function {name or ''} not found")
+        self.program = program
+        self.walker = Walker(program, layout, name, arguments, (*INLINES, *through))
+        self.words = {node: self.walker.events(node) for node in self.walker.all}
+        for node in self.nodes({"flag=?"}):
+            raise Wrong(f"unknown value of the flag, at {program.describe(node[0])}")
+
+    def happens(self, node, wanted):
+        if node not in self.words:
+            self.words[node] = self.walker.events(node)
+        return bool(self.words[node] & wanted)
+
+    def nodes(self, wanted, among=None):
+        return [n for n in (self.walker.all if among is None else among)
+                if self.happens(n, wanted)]
+
+    def need(self, wanted, among=None, what=""):
+        found = self.nodes(wanted, among)
+        if not found:
+            raise Wrong(f"no {' or '.join(sorted(wanted))} found{what}")
+        return found
+
+    def behind(self, starts, stop, assume=None):
+        """Nodes on the paths from @starts; @stop ends a path."""
+        begin = dict.fromkeys(other for start in starts
+                              for other in self.walker.next(start, assume or {}))
+        return self.walker.explore(list(begin), assume, lambda n: self.happens(n, stop))
+
+    def between(self, starts, stop, bad, assume=None):
+        """On each path from @starts, nothing in @bad may come ahead of @stop."""
+        for node in self.behind(starts, stop, assume):
+            if self.happens(node, bad) and not self.happens(node, stop):
+                event = " and ".join(sorted(self.words[node] & bad))
+                expected = f"not behind '{' or '.join(sorted(stop))}'" if stop else "is reached"
+                raise Wrong(f"'{event}' {expected}, at "
+                            f"{self.program.describe(node[0])}")
+
+    def order(self, first, *then):
+        """From entry, on each path, @first comes ahead of all of @then."""
+        for wanted in then:
+            self.need({wanted})
+        self.between([self.walker.start], self.have(first), set(then))
+
+    def have(self, wanted):
+        self.need(wanted)
+        return wanted
+
+
+# --- vcpu_enter_guest(), wherever the compiler put it ------------------------
+
+class Entry:
+    """The run loop: where the flag announces the entry, and what follows."""
+
+    def __init__(self, build, program):
+        self.host, entering = (build.flag(n) for n in ("IN_HOST_MODE", "ENTERING_GUEST_MODE"))
+        self.outside, self.inside, self.exiting = (
+            build.mode(n) for n in ("OUTSIDE_RUN_LOOP", "IN_RUN_LOOP", "EXITING_RUN_LOOP"))
+        self.announce, self.cancel = {f"flag={entering}"}, {f"flag={self.host}"}
+        self.leave, self.enter = {f"mode={self.outside}"}, {f"mode={self.inside}"}
+        self.paths = Paths(program, build.layout(), program.holder(RUN.split()[1]),
+                           {"rdi": ("vcpu", 0)})
+        self.looks = {SYNC, "read mode", "read requests", RUN}
+
+    def begins(self):
+        return [self.paths.walker.start, *self.paths.need(self.leave)]
+
+    def fastpath(self):
+        """The announcements that follow an exit within the run loop."""
+        loop = self.paths.behind(self.paths.need({RUN}), self.leave)
+        return self.paths.need(self.announce, loop, " on the fastpath")
+
+    def main(self):
+        own = {n[0] for n in self.fastpath()}
+        rest = [n for n in self.paths.need(self.announce) if n[0] not in own]
+        return self.paths.need(self.announce, rest, " on the main path")
+
+
+entry_of = functools.lru_cache(maxsize=1)(Entry)
+
+
+def entry_mode_first(build, program):
+    """IN_RUN_LOOP is stored ahead of the flag"""
+    entry = entry_of(build, program)
+    entry.main()
+    entry.paths.between(entry.begins(), entry.paths.have(entry.enter), entry.announce | {RUN})
+
+
+def entry_announced(build, program):
+    """no way to VM-Enter but past ENTERING"""
+    entry = entry_of(build, program)
+    entry.paths.between([*entry.begins(), *entry.paths.need({RUN})],
+                        entry.paths.have(entry.announce), entry.paths.have({RUN}))
+
+
+def look_behind_barrier(entry, starts):
+    """The first look at PIR, mode and requests has a barrier between it and ENTERING."""
+    plain = [n for n in starts if not entry.paths.happens(n, BARRIERS)]
+    entry.paths.between(plain, BARRIERS, entry.looks)
+    after = entry.paths.behind(starts, {RUN} | entry.leave)
+    for look in sorted(entry.looks):
+        entry.paths.need({look}, after, " behind ENTERING")
+
+
+def entry_barrier(build, program):
+    """ENTERING, a barrier, then PIR, mode and requests: the main path"""
+    entry = entry_of(build, program)
+    look_behind_barrier(entry, entry.main())
+
+
+def fastpath_announced(build, program):
+    """after an exit, ENTERING comes ahead of PIR, mode and requests"""
+    entry = entry_of(build, program)
+    entry.fastpath()
+    entry.paths.between(entry.paths.need({RUN}), entry.announce | entry.leave, entry.looks)
+
+
+def fastpath_barrier(build, program):
+    """ENTERING, a barrier, then PIR, mode and requests: the fastpath"""
+    entry = entry_of(build, program)
+    look_behind_barrier(entry, entry.fastpath())
+
+
+def never_enters(build, program, **assume):
+    """Under an assumption no path leads from an announcement to VM-Enter."""
+    entry = entry_of(build, program)
+    assume = {name: entry.exiting if value == "exiting" else value
+              for name, value in assume.items()}
+    assume = {n: v if v == "nonzero" else (~0, v) for n, v in assume.items()}
+    for starts in (entry.main(), entry.fastpath()):
+        entry.paths.between(starts, entry.cancel | entry.leave, {RUN}, assume)
+        after = entry.paths.behind(starts, entry.cancel | entry.leave)
+        entry.paths.need({RUN}, after, " behind ENTERING")
+
+
+def exit_request_mode(build, program):
+    """a vCPU that finds EXITING_RUN_LOOP does not enter"""
+    never_enters(build, program, mode="exiting")
+
+
+def exit_request_requests(build, program):
+    """a vCPU that finds a request does not enter"""
+    never_enters(build, program, requests="nonzero")
+
+
+def bail_out(build, program):
+    """no way out without an entry but past IN_HOST"""
+    entry = entry_of(build, program)
+    for starts in (entry.main(), entry.fastpath()):
+        entry.paths.between(starts, entry.cancel | {RUN}, entry.leave | {"return"})
+        after = entry.paths.behind(starts, {RUN} | entry.leave)
+        entry.paths.need(entry.cancel, after, " behind ENTERING")
+
+
+# --- kicks ---------------------------------------------------------------------
+
+VCPU = {"rdi": ("vcpu", 0)}
+
+
+def should_kick(build, program):
+    """kvm_arch_vcpu_should_kick() moves the mode by a locked RMW"""
+    paths = Paths(program, build.layout(), SHOULD_KICK.split()[1], VCPU)
+    paths.order({"locked mode"}, "return")
+
+
+def kick_order(build, program):
+    """kvm_vcpu_kick(): the mode is moved ahead of the look at the flag"""
+    paths = Paths(program, build.layout(), KICK.split()[1], VCPU)
+    paths.between([paths.walker.start], {SHOULD_KICK, "locked mode"},
+                  paths.have({ELIDE}) | {"read flag"})
+
+
+def request_paths(build, program):
+    layout = build.layout()
+    layout.field("req", "arguments", 0, 4)
+    return Paths(program, layout, "kvm_make_vcpu_request", VCPU | {"rsi": ("load", "req")})
+
+
+def request_order(build, program):
+    """kvm_make_vcpu_request(): the mode is moved ahead of the look at the flag"""
+    paths = request_paths(build, program)
+    paths.between([paths.walker.start], paths.have({"locked mode"}),
+                  paths.have({ELIDE}) | {"read flag"})
+
+
+def request_published(build, program):
+    """kvm_make_vcpu_request(): the request is set ahead of moving the mode"""
+    paths = request_paths(build, program)
+    acts = (build.bit("KVM_REQUEST_NO_ACTION"), 0)
+    paths.between([paths.walker.start], paths.have({"locked requests"}),
+                  paths.have({"locked mode"}), {"req": acts})
+
+
+def request_wait(build, program):
+    """kvm_make_vcpu_request(): no elision for KVM_REQUEST_WAIT"""
+    paths = request_paths(build, program)
+    paths.need({ELIDE})
+    wait = build.bit("KVM_REQUEST_WAIT")
+    paths.between([paths.walker.start], set(), {ELIDE}, {"req": (wait, wait)})
+
+
+def elide_callers(build, program):
+    """nobody but these two functions elides kicks"""
+    owners = {program.owner(i.place) for i in program.calls(ELIDE.split()[1])}
+    if not owners:
+        raise Wrong("nobody elides kicks")
+    if owners - {"kvm_vcpu_kick", "kvm_make_vcpu_request"}:
+        raise Wrong(f"kicks are elided in {owners}, which no check knows")
+
+
+def elide_reads_flag(build, program):
+    """kvm_arch_elide_kick() says yes only after reading IN_HOST"""
+    layout = build.layout(elided=("kvm_vcpu", "stat", "kick_ipi_elided"))
+    paths = Paths(program, layout, ELIDE.split()[1], VCPU)
+    paths.order({"read flag"}, "locked elided")
+    for name in ("ENTERING_GUEST_MODE", "IN_GUEST_MODE"):
+        paths.between([paths.walker.start], set(), {"locked elided"},
+                      {"flag": (~0, build.flag(name))})
+
+
+def block_barrier(build, program):
+    """kvm_vcpu_block() has a barrier ahead of each look for a reason to go on"""
+    paths = Paths(program, build.layout(), "kvm_vcpu_block", VCPU, ("kvm_vcpu_check_block",))
+    paths.between([paths.walker.start, *paths.need({"call schedule"})],
+                  paths.have({"barrier"}), paths.have({"call kvm_arch_vcpu_runnable"}))
+
+
+# --- senders ---------------------------------------------------------------------
+
+def vmx_paths(build, program):
+    if build.member("vcpu_vmx", "vcpu")[0]:
+        raise Wrong("struct vcpu_vmx does not begin with the vCPU")
+    layout = build.with_apic(build.layout(control=("vcpu_vmx", "pi_desc", "control"),
+                                          pir=("vcpu_vmx", "pi_desc", "pir")))
+    return Paths(program, layout, "vmx_deliver_interrupt", {"rdi": ("apic", 0)},
+                 ("vmx_deliver_posted_interrupt", "vmx_deliver_nested_posted_interrupt",
+                  "kvm_vcpu_trigger_posted_interrupt", "vmx_send_posted_interrupt_ipi"))
+
+
+def vmx_pir_first(build, program):
+    """the PIR bit is set ahead of PID.ON"""
+    paths = vmx_paths(build, program)
+    paths.order({"locked pir"}, "locked control")
+
+
+def vmx_post_first(build, program):
+    """a locked RMW of PID.ON, or of the requests, comes ahead of the look"""
+    paths = vmx_paths(build, program)
+    paths.need({"locked requests"})
+    paths.order({"locked control", "locked requests"}, "read flag", "read mode")
+
+
+def vmx_look_first(build, program):
+    """the look comes ahead of the IPI, of the choice of its CPU and of the wake-up"""
+    paths = vmx_paths(build, program)
+    paths.order({"read flag", "read mode"}, SEND_IPI, WAKE, "read cpu")
+
+
+def notifies(build, paths, send):
+    """What a sender that has read the flag does, by the value that it has read."""
+    looks = paths.need({"read flag"})
+    paths.need({"return"})
+    for name in ("ENTERING_GUEST_MODE", "IN_GUEST_MODE"):
+        paths.between(looks, paths.have(send) | {KICK}, {"return"},
+                      {"flag": (~0, build.flag(name))})
+    idle = {"flag": (~0, build.flag("IN_HOST_MODE")), "mode": (~0, build.mode("OUTSIDE_RUN_LOOP"))}
+    paths.between(looks, paths.have({WAKE}) | {KICK}, {"return"}, idle)
+
+
+def vmx_notifies(build, program):
+    """a vCPU seen in or near the guest gets an IPI, one outside the run loop is woken"""
+    notifies(build, vmx_paths(build, program), {SEND_IPI})
+
+
+def vmx_on_first(build, program):
+    """vmx_sync_pir_to_irr() clears PID.ON by a locked RMW ahead of the look at the PIR"""
+    layout = build.layout(control=("vcpu_vmx", "pi_desc", "control"),
+                          pir=("vcpu_vmx", "pi_desc", "pir"))
+    paths = Paths(program, layout, "vmx_sync_pir_to_irr", VCPU)
+    paths.between([paths.walker.start], paths.have({"locked control"}),
+                  paths.have({"call kvm_apic_update_irr"}) | {"read pir"})
+
+
+def vmx_way_out(build, program):
+    """vmx_vcpu_run() without an entry: past IN_HOST"""
+    layout = build.layout()
+    paths = Paths(program, layout, "vmx_vcpu_run", VCPU)
+    host = paths.have({f"flag={build.flag('IN_HOST_MODE')}"})
+    paths.between([paths.walker.start], paths.have({"call vmx_vcpu_enter_exit"}) | host,
+                  paths.have({"return"}))
+
+
+def svm_paths(build, program, name, arguments):
+    if build.member("vcpu_svm", "vcpu")[0]:
+        raise Wrong("struct vcpu_svm does not begin with the vCPU")
+    return Paths(program, build.with_apic(build.layout()), name, arguments,
+                 ("svm_complete_interrupt_delivery", "svm_ring_doorbell"))
+
+
+def svm_virr_first(build, program):
+    """a locked RMW of the vIRR comes ahead of the look"""
+    paths = svm_paths(build, program, "svm_deliver_interrupt", {"rdi": ("apic", 0)})
+    paths.order({"locked virr"}, "read flag", "read mode")
+
+
+def svm_look_first(build, program):
+    """the look comes ahead of reading apicv_active, of the doorbell and of the wake-up"""
+    paths = svm_paths(build, program, "svm_complete_interrupt_delivery", VCPU)
+    paths.order({"read flag", "read mode"}, "read apicv_active", DOORBELL, WAKE)
+
+
+def svm_notifies(build, program):
+    """a vCPU seen in or near the guest gets a doorbell, one outside the run loop is woken"""
+    notifies(build, svm_paths(build, program, "svm_complete_interrupt_delivery", VCPU), {DOORBELL})
+
+
+def svm_way_out(build, program):
+    """svm_vcpu_run() always enters"""
+    paths = Paths(program, build.layout(), "svm_vcpu_run", VCPU)
+    paths.between([paths.walker.start], paths.have({"call svm_vcpu_enter_exit"}),
+                  paths.have({"return"}))
+
+
+CHECKS = {
+    "x86.o": (entry_mode_first, entry_announced, entry_barrier, fastpath_announced,
+              fastpath_barrier, exit_request_mode, exit_request_requests, bail_out, should_kick),
+    "kvm_main.o": (kick_order, request_order, request_published, request_wait, elide_callers,
+                   block_barrier),
+    "elide.o": (elide_reads_flag,),
+    "vmx.o": (vmx_pir_first, vmx_post_first, vmx_look_first, vmx_notifies, vmx_on_first,
+              vmx_way_out),
+    "svm.o": (svm_virr_first, svm_look_first, svm_notifies, svm_way_out),
+}
+
+
+def check_file(tree, path):
+    """Runs the checks of one file; returns how many failed."""
+    build, program, failed = Build(tree, [path]), Program([path]), 0
+    for name in OBJECTS.get(path.name, (path.name,)):
+        for check in CHECKS[name]:
+            label = check.__name__.replace("_", "-")
+            try:
+                check(build, program)
+                print(f"ok {label}")
+            except Wrong as error:
+                failed += 1
+                print(f"FAIL {label}: {error}; wanted: {check.__doc__}")
+    return failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tree", required=True, type=Path, help="made by prepare-tree, built")
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    args = parser.parse_args()
+    for path in args.files:
+        if path.name not in OBJECTS and path.name not in CHECKS:
+            parser.error(f"no checks for {path.name}")
+        if not path.is_file():
+            parser.error(f"no {path}")
+    try:
+        failed = sum([check_file(args.tree, path) for path in args.files])
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"entry-order: {error}", file=sys.stderr)
+        return 2
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
