@@ -9,6 +9,8 @@ LAB ?= svm
 KVM ?= patched
 POSTS ?=
 SEED ?= 1
+DURATION ?= 600
+WHERE ?=
 
 B := build
 DOWNLOADS := $(B)/downloads
@@ -30,6 +32,11 @@ help:
 	@echo 'make bench            stock against patched KVM in both labs: table, $(B)/bench/results.json'
 	@echo '                      (LABS="svm vmx", POSTS=per workload, SEED=1)'
 	@echo 'make check            every test; ends with "N passed, N failed"'
+	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each'
+	@echo '                      (WHERE="svm vmx" or host, SEED=1, KVM=patched)'
+	@echo 'make mutants          every mutant of the series, and what catches it'
+	@echo 'make debug-kernel     the stress tests on kernels with KASAN and lockdep, and with KCSAN'
+	@echo '                      (DURATION=600 seconds each, DEBUG_KERNELS="kasan kcsan")'
 	@echo 'make lab              a shell in L1, or RUN="command"; its exit status comes back'
 	@echo '                      (LAB=svm|vmx, KVM=stock|patched)'
 	@echo 'make modules          $(B)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
@@ -123,6 +130,12 @@ lab: lab-setup
 	@lab/lab.py --build $(B) --lab $(LAB) --kvm $(KVM) $(if $(RUN),--run "$$LAB_RUN")
 lab: export LAB_RUN = $(RUN)
 
+# --- models -------------------------------------------------------------------
+
+$(B)/herd7/.done: models/herd7/fetch.sh lab/private-apt.sh | deps
+	@$(call step,30,herd7) "provide herd7" models/herd7/fetch.sh $(DOWNLOADS)/herd7 $(B)/herd7
+	@touch $@
+
 # --- the main job and the tests -----------------------------------------------
 
 .PHONY: bench
@@ -130,8 +143,38 @@ bench: lab-setup
 	@bench/run.py --build $(B) --labs "$(LABS)" --seed $(SEED) $(if $(POSTS),--posts $(POSTS))
 
 .PHONY: check
-check: lab-setup $(B)/bin/selftests/.done
+check: lab-setup $(B)/bin/selftests/.done $(B)/herd7/.done
 	@selftests/check.py --build $(B) --base $(BASE)
+
+.PHONY: stress
+stress: $(if $(filter host,$(WHERE)),$(B)/bin/stress/.done,lab-setup)
+	@selftests/stress.py --build $(B) --duration $(DURATION) --seed $(SEED) --kvm $(KVM) \
+		$(if $(WHERE),--where "$(WHERE)",--where "$(LABS)")
+
+# Kernels with checkers built in, for L1 of the svm lab; then the stress tests on each.
+DEBUG_KERNELS := kasan kcsan
+
+$(B)/debug/%/version: lab/debug-kernel/build.sh lab/debug-kernel/common.config \
+		lab/debug-kernel/%.config $(KERNEL)/version
+	@$(call step,800,debug-kernel-$*) "build the $* kernel" \
+		lab/debug-kernel/build.sh $* $(SOURCE) $(@D)
+
+$(B)/debug/%/lab.cpio: $(B)/debug/%/version $(SERIES) scripts/prepare-tree scripts/build-modules \
+		$(wildcard selftests/probe/*) $(B)/bin/stress/.done $(wildcard lab/l1/*)
+	@scripts/prepare-tree patched $(BASE) $(SOURCE) $(@D)/tree
+	@$(call step,150,debug-modules-$*) "build modules for the $* kernel" \
+		scripts/build-modules --with-probe --headers $(@D)/build \
+		$(@D)/tree $$(cat $<) $(@D)/modules
+	@lab/mkinitramfs.py --out $@ --kernel $(@D) --kvm patched=$(@D)/modules \
+		--add $(B)/bin/stress:/stress
+
+.PHONY: debug-kernel
+debug-kernel: lab-setup $(DEBUG_KERNELS:%=$(B)/debug/%/lab.cpio)
+	@lab/debug-kernel/run.py --build $(B) --duration $(DURATION) --seed $(SEED) $(DEBUG_KERNELS)
+
+.PHONY: mutants
+mutants: lab-setup
+	@selftests/mutants.py --build $(B) --base $(BASE)
 
 .PHONY: clean distclean
 clean:

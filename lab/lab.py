@@ -59,6 +59,8 @@ class Options:
         self.lab = given.pop("lab")
         self.kvm = given.pop("kvm")
         self.base = given.pop("base", "6.12")
+        self.kernel = Path(given.pop("kernel", None) or
+                           self.build / "kernel" / self.base / "image").resolve()
         self.initramfs = Path(given.pop("initramfs", None) or
                               self.build / "lab" / "initramfs.cpio").resolve()
         self.cpus = given.pop("cpus", 4)
@@ -152,8 +154,7 @@ class Run:
 
     def start(self, serial=None, stdio=None):
         opts = self.options
-        boot = opts.build / "kernel" / opts.base / "image" / "boot"
-        kernel = find_one(boot, "vmlinuz-*", "the L1 kernel")
+        kernel = find_one(opts.kernel / "boot", "vmlinuz-*", "the L1 kernel")
         archives = [find_one(opts.initramfs.parent, opts.initramfs.name,
                              "the L1 initramfs").read_bytes()]
         if self.command is not None:
@@ -276,6 +277,7 @@ def parse(argv):
     parser.add_argument("--lab", choices=sorted(EMULATORS), required=True)
     parser.add_argument("--kvm", default="stock", help="module set: stock, patched, …")
     parser.add_argument("--base", default="6.12", help="kernel that L1 runs")
+    parser.add_argument("--kernel", help="another kernel: an unpacked linux-image package")
     parser.add_argument("--initramfs", help="L1's initramfs; default: BUILD/lab/initramfs.cpio")
     parser.add_argument("--cpus", type=int, default=4)
     parser.add_argument("--mem", type=int, help="MiB of L1 memory")

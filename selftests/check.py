@@ -20,12 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
 import lab  # noqa: E402
+import mutants  # noqa: E402
 import run as bench  # noqa: E402
 
 QUICK_POSTS = {"svm": 1500, "vmx": 30000}
 MUTANT_POSTS = 60000
-ASM_MUTANTS = ("no-vmfail-write", "late-exit-write-vmx", "early-entry-write-svm",
-               "late-exit-write-svm", "no-exit-write-sev-es")
 LATE_MUTANT = "no-entering"
 
 # From the read of the flag to the write of the ICR, in ticks of the vmx lab (one
@@ -110,6 +109,8 @@ class Project:
     def sets(self):
         return {v: self.build / "modules" / v for v in ("stock", "patched")}
 
+    command = staticmethod(command)
+
     def log(self, name):
         return str(self.build / "log" / f"check-{name}.log")
 
@@ -157,14 +158,61 @@ def entry_asm(kvm, intel, amd):
                    "--intel", kvm / intel, "--amd", kvm / amd)
 
 
-def test_entry_assembly_mutants(project):
-    """disassembly: every mutant of the entry assembly is caught"""
-    for mutant in ASM_MUTANTS:
-        tree = project.tree("mutant-asm", mutant)
-        status, out = project.kbuild(tree, "vmx/vmenter.o", "svm/vmenter.o")
-        need(status == 0, f"{mutant} does not build: {out[-1000:]}")
-        status, out = entry_asm(tree / "arch/x86/kvm", "vmx/vmenter.o", "svm/vmenter.o")
-        need(status == 1, f"{mutant} was not caught")
+def entry_order(tree, kvm):
+    return command("selftests/entry-order.py", "--tree", tree,
+                   *(kvm / f"{m}.ko" for m in ("kvm", "kvm-intel", "kvm-amd")))
+
+
+def test_entry_order(project):
+    """disassembly: the barriers are where the litmus tests have them, on all paths"""
+    status, out = entry_order(project.build / "tree/patched", project.kvm("patched"))
+    need(status == 0, out)
+    need(len(re.findall(r"^ok ", out, re.M)) >= 25, f"checks are missing: {out}")
+
+
+def test_static_mutants(project):
+    """disassembly: every mutant that it can show is caught"""
+    rows = mutants.static_rows(project, lambda text: print(f"# {text}", file=sys.stderr))
+    missed = [mutant for mutant, found, _ in rows if not found]
+    need(not missed, f"not caught: {', '.join(missed)}")
+    files = {p.stem for p in ROOT.glob("selftests/mutants/*.patch")}
+    unlisted = files - set(mutants.STATIC) - set(mutants.DYNAMIC) - {GAP_PROBE}
+    need(not unlisted, f"in no table of mutants.py: {', '.join(sorted(unlisted))}")
+    project.notes.append(f"mutants caught in the machine code: {len(rows)}")
+
+
+# --- models -------------------------------------------------------------------
+
+def test_litmus(project):
+    """litmus tests: herd7's verdicts are the expected ones"""
+    status, out = command("models/litmus/run.py", "--herd7", project.build / "herd7/herd7",
+                          "--memory-model", project.source / "tools/memory-model")
+    need(status == 0, out[-3000:])
+    project.notes.append(out.splitlines()[-1])
+
+
+def test_litmus_named(project):
+    """the code names a litmus test at each barrier, and each named test exists"""
+    status, out = command("models/litmus/run.py", "--list")
+    need(status == 0, out)
+    proofs, named = set(out.split()), {}
+    for file in (*ROOT.glob("kvm/*/*"), *ROOT.glob("patches/*/*")):
+        # A list may go on over lines of the comment, to the first full stop.
+        text = re.sub(r"\n[+ ]?\s*\*\s?", " ", file.read_text())
+        for names in re.findall(r"Litmus: ([a-z0-9, -]+)", text):
+            named.update((name.strip(), file.name) for name in names.split(",") if name.strip())
+    need(named, "no litmus test is named in the code")
+    unknown = sorted(f"{name} ({named[name]})" for name in set(named) - proofs)
+    need(not unknown, f"named, but do not exist: {', '.join(unknown)}")
+    need(not proofs - set(named), f"named nowhere: {', '.join(sorted(proofs - set(named)))}")
+
+
+def test_spin(project):
+    """Spin: the protocol holds in all configurations, every seeded fault is found"""
+    done = subprocess.run(["models/spin/run.py", "--quick"], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE)
+    need(done.returncode == 0, done.stdout[-3000:])
+    project.notes.append(f"Spin: {done.stdout.splitlines()[-1]}")
 
 
 def test_i386(project):
@@ -192,7 +240,7 @@ def test_style(project):
     checkpatch = ["perl", project.source / "scripts/checkpatch.pl", "--no-tree", "--strict",
                   "--terse", "--no-summary", "--max-line-length=100"]
     files = [*ROOT.glob("kvm/*/*"), *ROOT.glob("kvm-asm-offsets/*"),
-             *ROOT.glob("bench/*.[ch]")]
+             *ROOT.glob("bench/*.[ch]"), *ROOT.glob("selftests/*/*.[ch]")]
     macros = [f for f in files if f.name == "trace.h"]
     for ignore, some in ((CHECKPATCH_EVENTS, macros),
                          (CHECKPATCH_IGNORE, [f for f in files if f not in macros])):
@@ -495,7 +543,8 @@ def test_missing_image(project):
 
 TESTS = (
     (test_build_is_clean,), (test_own_files_w1,), (test_entry_assembly,),
-    (test_entry_assembly_stock,), (test_entry_assembly_mutants,), (test_style,),
+    (test_entry_assembly_stock,), (test_entry_order,), (test_static_mutants,), (test_style,),
+    (test_litmus,), (test_litmus_named,), (test_spin,),
     (test_bad_base,), (test_full_disk,), (test_no_network,), (test_missing_image,), (test_hang,),
     (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),

@@ -48,7 +48,7 @@ install_image()
 	local release
 
 	release=$(make -s -C "$source" O="$obj" kernelrelease)
-	rm -rf "$out/boot" "$out/lib"
+	rm -rf "${out:?}/boot" "${out:?}/lib"
 	mkdir -p "$out/boot"
 	make -C "$source" O="$obj" INSTALL_MOD_PATH="$out" INSTALL_MOD_STRIP=1 modules_install
 	rm -f "$out/lib/modules/$release/build"

@@ -236,7 +236,10 @@ static void run_case(u64 seed, unsigned int max_resets, u64 count)
 	bool alive = true;
 	u64 n = 0;
 
-	lives = resets = posts = stale = 0;
+	lives = 0;
+	resets = 0;
+	posts = 0;
+	stale = 0;
 	do {
 		alive = one_life(rnd_stream(seed, n++), max_resets);
 		stress_progress("%lu VMs, %lu resets, %lu posts", lives, resets, posts);
@@ -245,14 +248,17 @@ static void run_case(u64 seed, unsigned int max_resets, u64 count)
 		    resets, posts, stale, alive ? "" : ", a vCPU got no interrupt");
 }
 
+static const char help_text[] =
+"Makes, runs, resets and destroys vCPUs under posting.  COUNT is the number\n"
+"of VMs, over all cases.";
+
 int main(int argc, char **argv)
 {
 	const struct stress_options defaults = { .seconds = 10, .seed = 1 };
 	char report = param_read("kvm/report_ignored_msrs");
 	struct sigaction sa = { .sa_handler = on_signal };
 
-	stress_init(argc, argv, "Makes, runs, resets and destroys vCPUs under posting.  COUNT is the number\n"
-		    "of VMs, over all cases.", &defaults);
+	stress_init(argc, argv, help_text, &defaults);
 	sigaction(SIGUSR1, &sa, NULL);
 	if (!probe_present())
 		stress_note("kvm-mode-probe.ko is not loaded: the flag is not looked at");

@@ -64,7 +64,7 @@ struct round {
 
 struct total {
 	u64 rounds, posts, by_host, lost, doubled, late, max_wait, stalled;
-	u64 migrations, signals, inhibits, switched;
+	u64 migrations, signals, inhibits, switched, late_bound;
 };
 
 static unsigned int nr_cpus;
@@ -142,7 +142,7 @@ static void draw_senders(struct round *r, struct post_setup *cfg)
 
 static void round_setup(struct round *r, const struct test_case *c, u64 posts)
 {
-	static const u64 gaps[] = { 0, 200, 2000, 8000 };
+	static const u64 gaps[] = { 0, 100, 500, 4000 };
 	struct post_setup cfg = {
 		.name		= c->name,
 		.workload	= c->workload,
@@ -161,8 +161,6 @@ static void round_setup(struct round *r, const struct test_case *c, u64 posts)
 	post_vm_create(&r->vm, &cfg, 0);
 	r->idle = vm_vcpu_add(r->vm.vm, r->vm.nr_vcpus, post_guest_main);
 	r->disturb = c->always | rnd_below(&r->rnd, BIT(NR_DISTURB));
-	if (getenv("DISTURB"))
-		r->disturb = atoi(getenv("DISTURB"));
 }
 
 static void round_run(struct round *r, struct post_count *n)
@@ -200,6 +198,7 @@ static void add(struct total *t, const struct round *r, const struct post_count 
 	t->signals += r->signals;
 	t->inhibits += r->inhibits;
 	t->switched += r->switched;
+	t->late_bound = r->vm.s->late_bound;
 }
 
 static bool clean(const struct total *t)
@@ -231,10 +230,11 @@ static void note_target(struct round *r)
 	vcpu_mp_state_get(vcpu, &mp_state);
 	vcpu_events_get(vcpu, &events);
 	vcpu_ioctl(vcpu, KVM_GET_LAPIC, &lapic);
-	stress_note("  target: rip %#llx rflags %#llx mp_state %u, injected %u vector %#x shadow %u, handled %lu",
+	stress_note("  target: rip %#llx rflags %#llx mp_state %u, handled %lu",
 		    regs.rip, regs.rflags, mp_state.mp_state,
-		    events.interrupt.injected, events.interrupt.nr,
-		    events.interrupt.shadow, r->vm.s->target.handled);
+		    r->vm.s->target.handled);
+	stress_note("  injected %u vector %#x shadow %u", events.interrupt.injected,
+		    events.interrupt.nr, events.interrupt.shadow);
 	note_bits("ISR", lapic.regs, 0x100);
 	note_bits("IRR", lapic.regs, 0x200);
 }
@@ -243,6 +243,7 @@ static void note_target(struct round *r)
 static void run_case(const struct test_case *c, u64 posts, u64 case_seed)
 {
 	struct total t = {};
+	char counts[128];
 	u64 n = 0;
 
 	do {
@@ -262,11 +263,19 @@ static void run_case(const struct test_case *c, u64 posts, u64 case_seed)
 				    n, r.vm.cfg.senders, r.vm.cfg.host_senders, r.disturb);
 	} while (clean(&t) && stress_time_left() && (!posts || t.posts < posts));
 
-	stress_case(clean(&t), "posted %lu by_host %lu rounds %lu lost %lu doubled %lu late %lu stalled %lu longest_wait %lu migrations %lu signals %lu inhibits %lu switched %lu",
+	snprintf(counts, sizeof(counts),
+		 "migrations %lu signals %lu inhibits %lu switched %lu",
+		 t.migrations, t.signals, t.inhibits, t.switched);
+	stress_case(clean(&t),
+		    "posted %lu by_host %lu rounds %lu lost %lu doubled %lu late %lu stalled %lu %s",
 		    t.posts, t.by_host, t.rounds, t.lost, t.doubled, t.late,
-		    t.stalled, t.max_wait, t.migrations, t.signals, t.inhibits,
-		    t.switched);
+		    t.stalled, counts);
+	stress_note("longest_wait %lu ticks of %lu", t.max_wait, t.late_bound);
 }
+
+static const char help_text[] =
+"Posts interrupts to a vCPU under all kinds of disturbance and accounts for\n"
+"every one.  COUNT is the number of posts, over all cases.";
 
 static bool has_switch(void)
 {
@@ -279,8 +288,7 @@ int main(int argc, char **argv)
 	char saved[ARRAY_SIZE(switches)];
 	unsigned int i, n = ARRAY_SIZE(cases);
 
-	stress_init(argc, argv, "Posts interrupts to a vCPU under all kinds of disturbance and accounts for\n"
-		    "every one.  COUNT is the number of posts, over all cases.", &defaults);
+	stress_init(argc, argv, help_text, &defaults);
 	nr_cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	if (nr_cpus < 2)
 		stress_skip_all("needs two CPUs");

@@ -42,7 +42,7 @@ void sleep_us(u64 us)
 	nanosleep(&ts, NULL);
 }
 
-static void usage(const char *name, const char *what, FILE *to)
+static void print_help(const char *name, const char *what, FILE *to)
 {
 	fprintf(to, "usage: %s [-d SECONDS] [-n COUNT] [-s SEED] [-c CASE]\n\n%s\n\n"
 		"  -d, --duration SECONDS  how long it may run (default %lu)\n"
@@ -54,7 +54,7 @@ static void usage(const char *name, const char *what, FILE *to)
 		name, what, stress.seconds, stress.count, stress.seed);
 }
 
-static u64 number(const char *text)
+static u64 parse_u64(const char *text)
 {
 	char *end;
 	u64 n;
@@ -85,27 +85,27 @@ void stress_init(int argc, char **argv, const char *what,
 	while ((c = getopt_long(argc, argv, "d:n:s:c:h", options, NULL)) != -1) {
 		switch (c) {
 		case 'd':
-			stress.seconds = number(optarg);
+			stress.seconds = parse_u64(optarg);
 			break;
 		case 'n':
-			stress.count = number(optarg);
+			stress.count = parse_u64(optarg);
 			break;
 		case 's':
-			stress.seed = number(optarg);
+			stress.seed = parse_u64(optarg);
 			break;
 		case 'c':
 			run.only = optarg;
 			break;
 		case 'h':
-			usage(argv[0], what, stdout);
+			print_help(argv[0], what, stdout);
 			exit(0);
 		default:
-			usage(argv[0], what, stderr);
+			print_help(argv[0], what, stderr);
 			exit(2);
 		}
 	}
 	if (optind != argc) {
-		usage(argv[0], what, stderr);
+		print_help(argv[0], what, stderr);
 		exit(2);
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -136,7 +136,9 @@ bool stress_case_begin(const char *name)
 		return false;
 	}
 	run.case_begun = now;
-	run.case_end = now + (run.only ? left : left / (run.planned - run.done));
+	if (!run.only)
+		left /= run.planned - run.done;
+	run.case_end = now + left;
 	run.said = now;
 	fprintf(stderr, "# %s: begins, %.0f s\n", name,
 		(run.case_end - now) / 1e6);

@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Builds every mutant of the series (selftests/mutants) and runs the cheapest check that
+should notice it. Prints a table: mutant, what caught it, after how long. Called by
+`make mutants`; check.py runs the part that needs no lab.
+
+Static mutants are caught in the machine code, by entry-asm.py or entry-order.py. Dynamic
+ones are also run, in one boot of the vmx lab, by the stress test that exists for their
+kind of fault: a stress test that passes on broken code is a broken stress test.
+
+exit status: 0 every one was caught, 1 one was not, 125 the lab failed, 130 interrupted"""
+import argparse
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "selftests")]
+import lab  # noqa: E402
+
+ASM = ("vmx/vmenter.o", "svm/vmenter.o")
+X86, MAIN = ("x86.o",), ("../../../virt/kvm/kvm_main.o",)
+VMX, SVM = ("vmx/vmx.o",), ("svm/svm.o",)
+
+# mutant: objects to build, check that has to fail (None: entry-asm.py)
+STATIC = {
+    "no-vmfail-write": (ASM, None), "late-exit-write-vmx": (ASM, None),
+    "early-entry-write-svm": (ASM, None), "late-exit-write-svm": (ASM, None),
+    "no-exit-write-sev-es": (ASM, None), "sev-es-no-flag": (ASM, None),
+    "in-host-too-early-vmx": (ASM, None), "stale-in-guest": (ASM, None),
+    "no-entering": (X86, "entry-announced"),
+    "entering-after-barrier": (X86, "entry-barrier"),
+    "no-fastpath-barrier": (X86, "fastpath-barrier"),
+    "bailout-leaves-entering": (X86, "bail-out"),
+    "elide-without-recheck": (X86, "exit-request-mode"),
+    "elide-before-mode": (MAIN, "kick-order"), "elide-wait": (MAIN, "request-wait"),
+    "flag-before-on": (VMX, "vmx-post-first"), "flag-before-virr": (SVM, "svm-virr-first"),
+    "no-wake": (SVM, "svm-notifies"),
+}
+
+# mutant: parameters for load-kvm, stress test, what its output has to say
+DYNAMIC = {
+    "no-entering": ("", "lost_interrupt_test -d 1000 -n 10000 -c exits", r"late [1-9]"),
+    "no-wake": ("", "lost_interrupt_test -d 1000 -n 4000 -c hlt", r"stalled [1-9]"),
+    "elide-without-recheck": ("", "lost_kick_test -d 1000 -n 20000 -c 'kick without request'",
+                              r"late [1-9]"),
+    "elide-wait": ("", "lost_kick_test -d 1000 -n 20000 -c wait-kick", r"unfinished [1-9]"),
+    "no-vmfail-write": ("", "vm_fail_test -d 1000 -n 300 -c 'VM-Fail on entry'", r"not ok"),
+    "bailout-leaves-entering": ("", "vm_fail_test -d 1000 -n 300 -c 'broken off'", r"not ok"),
+    "stale-in-guest": ("", "lifecycle_test -d 1000 -n 2", r"stale_flag [1-9]"),
+}
+
+
+def caught_statically(project, tree, mutant):
+    """What the machine code check says of a mutant: the first finding, or None."""
+    targets, check = STATIC[mutant]
+    status, out = project.kbuild(tree, *targets)
+    if status:
+        raise RuntimeError(f"{mutant} does not build: {out[-1000:]}")
+    kvm = tree / "arch/x86/kvm"
+    if check is None:
+        argv = ["selftests/entry-asm.py", "--offsets", kvm / "kvm-asm-offsets.h",
+                "--intel", kvm / ASM[0], "--amd", kvm / ASM[1]]
+    else:
+        argv = ["selftests/entry-order.py", "--tree", tree, *(kvm / t for t in targets)]
+    done = subprocess.run([str(a) for a in argv], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode != 1:
+        return None
+    lines = done.stdout.splitlines()
+    found = [line for line in lines if not line.startswith("ok ")] if check is None else \
+            [line for line in lines if line.startswith(f"FAIL {check}:")]
+    return found[0] if found else None
+
+
+class MutantTree:
+    """One patched tree; mutants are put in and taken out, so that builds stay short."""
+
+    def __init__(self, project, name):
+        self.project, self.tree, self.now = project, project.tree(name), None
+
+    def patch(self, mutant, *options):
+        with open(ROOT / f"selftests/mutants/{mutant}.patch") as file:
+            done = subprocess.run(["patch", "-p1", "--fuzz=0", "--batch",
+                                   "--no-backup-if-mismatch", *options, "-d", self.tree],
+                                  stdin=file, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"mutant {mutant} does not apply: {done.stdout}")
+
+    def become(self, mutant):
+        if self.now:
+            self.patch(self.now, "-R")
+        self.patch(mutant)
+        self.now = mutant
+        return self.tree
+
+
+def static_rows(project, say):
+    mutants, rows = MutantTree(project, "mutants"), []
+    for n, mutant in enumerate(STATIC, 1):
+        start = time.time()
+        found = caught_statically(project, mutants.become(mutant), mutant)
+        took = time.time() - start
+        say(f"mutant {n} of {len(STATIC)}: {mutant}: {'caught' if found else 'NOT CAUGHT'}, "
+            f"{took:.0f} s")
+        rows.append((mutant, found and ("entry assembly: " if STATIC[mutant][1] is None
+                                        else "entry order: ") + found, took))
+    return rows
+
+
+def dynamic_image(project, say):
+    mutants, sets = MutantTree(project, "mutants-dynamic"), {}
+    for n, mutant in enumerate(DYNAMIC, 1):
+        say(f"build modules of mutant {n} of {len(DYNAMIC)}: {mutant}")
+        tree = mutants.become(mutant)
+        out = project.work / f"modules-{mutant}"
+        status, text = project.command("scripts/build-modules", "--with-probe", tree,
+                                       project.release, out)
+        if status:
+            raise RuntimeError(f"{mutant} does not build: {text[-2000:]}")
+        sets[mutant] = out
+    sets["patched"] = project.build / "modules/patched"
+    return project.initramfs("mutants", sets, [(project.build / "bin/stress", "/stress")])
+
+
+def dynamic_rows(project, say):
+    image = dynamic_image(project, say)
+    script = []
+    # The same commands on the product first: they have to pass there.
+    for kvm in ("patched", *DYNAMIC):
+        for mutant, (params, test, _) in DYNAMIC.items():
+            if kvm in ("patched", mutant):
+                script += [f"load-kvm {kvm} {params}", f"echo MUTANT {kvm} {mutant}",
+                           f"/stress/{test}", "echo MUTANT-END"]
+    times, texts, now = {}, {}, None
+
+    def line(text):
+        nonlocal now
+        if text.startswith("MUTANT "):
+            now = tuple(text.split()[1:])
+            times[now], texts[now] = time.time(), []
+            say(f"vmx lab: {now[1]} on {now[0]}")
+        elif text == "MUTANT-END":
+            times[now] = time.time() - times[now]
+        elif now:
+            texts[now].append(text)
+    lab.run("vmx", "patched", "\n".join(script), line, build=project.build, hang=300,
+            initramfs=image, log=project.log("vmx-mutants"))
+    rows = []
+    for mutant, (_, test, says) in DYNAMIC.items():
+        good = "\n".join(texts.get(("patched", mutant), ["not ok: did not run"]))
+        bad = [t for t in texts.get((mutant, mutant), [])
+               if re.search(r"^(not ok|Bail out)", t) and re.search(says + r"|^Bail out", t)]
+        found = f"{test}: {bad[0]}" if bad else None
+        if re.search(r"^(not ok|Bail out)", good, re.M):
+            found = None
+            say(f"{test} does not pass on the product: {good[-500:]}")
+        rows.append((mutant, found, times.get((mutant, mutant), 0)))
+    return rows
+
+
+def table(rows):
+    width = max(len(row[0]) for row in rows)
+    return "\n".join(f"{mutant:<{width}}  {took:4.0f} s  {(found or 'NOT CAUGHT')[:150]}"
+                     for mutant, found, took in rows)
+
+
+def main():
+    import check    # its Project; check imports this module as well
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--build", default="build")
+    args.add_argument("--base", default="6.12")
+    args.add_argument("--static", action="store_true", help="only those that need no lab")
+    args = args.parse_args()
+    project, start = check.Project(args), time.time()
+
+    def say(text):
+        took = int(time.time() - start)
+        print(f"[{took // 60}:{took % 60:02d}] {text}", file=sys.stderr, flush=True)
+    say(f"{len(STATIC)} mutants in the machine code, about 4:00"
+        + ("" if args.static else f"; {len(DYNAMIC)} of them in the vmx lab, about 10:00"))
+    rows = static_rows(project, say)
+    if not args.static:
+        rows += dynamic_rows(project, say)
+    print(table(rows))
+    missed = [row[0] for row in rows if not row[1]]
+    print(f"{len(rows) - len(missed)} caught, {len(missed)} not"
+          + (f": {', '.join(missed)}" if missed else ""))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except lab.LabError as error:
+        print(f"mutants: {error}", file=sys.stderr)
+        sys.exit(125)
+    except RuntimeError as error:
+        print(f"mutants: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
