@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
 import lab  # noqa: E402
 import mutants  # noqa: E402
 import run as bench  # noqa: E402
+import stress  # noqa: E402
 
 QUICK_POSTS = {"svm": 1500, "vmx": 30000}
 MUTANT_POSTS = 60000
@@ -400,6 +401,37 @@ def test_repeats(project):
     need(outputs[0] != outputs[2], "a run with another quantum does not differ")
 
 
+# --- stress, in quick form ------------------------------------------------------
+
+# svm: only what its emulator was seen to be sound for, see lab/README.md.
+QUICK_STRESS = {
+    "svm": ("/stress/lost_kick_test -d 15 -c kick",),
+    "vmx": ("/stress/lost_interrupt_test -d 1000 -n 24000", "/stress/lost_kick_test -d 1000 -n 6000",
+            "/stress/nested_posted_test -d 1000 -n 2000", "/stress/lifecycle_test -d 1000 -n 4",
+            "/stress/vm_fail_test -d 1000 -n 200", "/stress/reload_test.sh 1",
+            "load-kvm patched nested_early_check=1 unrestricted_guest=0",
+            "/stress/vm_fail_test -d 1000 -n 200"),
+}
+
+
+def test_stress(project, name):
+    """stress tests, quick form: no interrupt and no kick lost or late"""
+    tally = stress.Tally()
+    script = "\n".join(f"echo STRESS {c.split('/')[-1]}; {c} || [ $? = 4 ] || exit 1"
+                       for c in QUICK_STRESS[name])
+    done = lab.run(name, "patched", script, tally.line, build=project.build, timeout=900,
+                   hang=300, log=project.log(f"{name}-stress"))
+    need(not tally.failures, "\n".join(tally.failures))
+    need(done.status == 0, f"status {done.status}: " + "\n".join(done.lines[-5:]))
+    need(not done.warnings, str(done.warnings))
+    bad = {key: n for key, n in tally.bad().items() if n}
+    need(not bad, str(bad))
+    posted, kicks = tally.total("posted"), tally.total("kicks")
+    need(kicks > 1000 and (posted > 1000 or name == "svm"), f"only {posted} posts, {kicks} kicks")
+    project.notes.append(f"{name}: stress: {posted:,} interrupts posted, {kicks:,} kicks, none "
+                         f"lost or late; elided {tally.total('elided'):,} kick IPIs")
+
+
 # --- the kernel's own selftests -----------------------------------------------
 
 def test_kvm_selftests(project):
@@ -547,8 +579,8 @@ TESTS = (
     (test_litmus,), (test_litmus_named,), (test_spin,),
     (test_bad_base,), (test_full_disk,), (test_no_network,), (test_missing_image,), (test_hang,),
     (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
-    (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
-    (test_toggle, "vmx"), (test_tracepoint,), (test_repeats,), (test_late_mutant,),
+    (test_toggle, "svm"), (test_stress, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
+    (test_toggle, "vmx"), (test_stress, "vmx"), (test_tracepoint,), (test_repeats,), (test_late_mutant,),
     (test_remainder,), (test_kvm_selftests,),
     (test_i386,),
 )

@@ -71,10 +71,7 @@ class Tally:
         entry["skipped" if "# SKIP" in text else "runs"] = \
             entry.get("skipped" if "# SKIP" in text else "runs", 0) + 1
         for key, value in COUNT.findall(counts):
-            if key == "longest_wait":
-                entry[key] = max(entry.get(key, 0), int(value))
-            else:
-                entry[key] = entry.get(key, 0) + int(value)
+            entry[key] = entry.get(key, 0) + int(value)
 
     def total(self, key):
         return sum(entry.get(key, 0) for entry in self.cases.values())

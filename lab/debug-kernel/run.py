@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Runs the stress tests on debug kernels in the svm lab (KASAN and lockdep; KCSAN) and
+lists what those kernels reported, sorted by whether our code is in the report. Called by
+`make debug-kernel`, which has built them below BUILD/debug.
+
+exit status: 0 no report names our code and no test failed, 1 otherwise, 125 the lab failed,
+130 interrupted"""
+import argparse
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "lab"))
+import lab  # noqa: E402
+
+REPORT = re.compile(r"(BUG: (?:KASAN|KCSAN|sleeping|scheduling|spinlock)|WARNING: |"
+                    r"possible (?:recursive locking|circular locking)|INFO: |ODEBUG)")
+OURS = re.compile(r"kvm_mode|execution_mode|kvm_arch_elide_kick|kvm_vcpu_exit_request|"
+                  r"kvm_vcpu_kick|kvm_make_vcpu_request|trigger_posted_interrupt|"
+                  r"svm_complete_interrupt_delivery|vcpu_enter_guest")
+# Small amounts: these kernels are many times slower.
+TESTS = ("lost_kick_test -d {share}", "lost_interrupt_test -d {share}",
+         "lifecycle_test -d {half}", "vm_fail_test -d {half}", "nested_posted_test -d {half}")
+
+
+def say(text):
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def reports(log):
+    """Blocks of the console log that begin like a report, up to 60 lines each."""
+    lines, found = log.read_text(errors="replace").splitlines(), []
+    for n, line in enumerate(lines):
+        if lab.KERNEL_LINE and re.match(lab.KERNEL_LINE, line) and REPORT.search(line):
+            found.append("\n".join(lines[n:n + 60]))
+    return found
+
+
+def run_one(name, args):
+    folder = Path(args.build) / "debug" / name
+    log = Path(args.build) / "log" / f"debug-{name}.log"
+    share = args.duration // 3
+    tests = [t.format(share=share, half=max(share // 3, 5)) for t in TESTS]
+    script = "\n".join(f"echo TEST {t}; /stress/{t} -s {args.seed}; echo STATUS $?"
+                       for t in tests)
+    failed, now = [], ""
+
+    def line(text):
+        nonlocal now
+        if text.startswith("TEST "):
+            now = text[5:]
+            say(f"{name}: {now}")
+        if re.match(r"(not ok|Bail out)", text):
+            failed.append(f"{now}: {text}")
+    error = None
+    try:
+        lab.run("svm", "patched", script, line, build=args.build, mem=4096, hang=600,
+                kernel=str(folder), initramfs=str(folder / "lab.cpio"), log=str(log))
+    except lab.LabError as problem:
+        error = str(problem).splitlines()[0]
+    found = reports(log)
+    ours = [block for block in found if OURS.search(block)]
+    print(f"{name}: {len(found)} reports, {len(ours)} with our code in them; "
+          f"{len(failed)} tests failed" + (f"; {error}" if error else ""))
+    for block in found:
+        print(f"  {'OURS  ' if block in ours else 'others'} {block.splitlines()[0]}")
+    for text in failed:
+        print(f"  failed: {text}")
+    for block in ours:
+        print(block)
+    sys.stdout.flush()
+    return not ours and not failed and not error
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--build", default="build")
+    args.add_argument("--duration", type=int, default=600, help="seconds for each kernel")
+    args.add_argument("--seed", type=int, default=1)
+    args.add_argument("kernels", nargs="+", metavar="kasan|kcsan")
+    args = args.parse_args()
+    return 0 if all([run_one(name, args) for name in args.kernels]) else 1
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
