@@ -41,6 +41,7 @@ help:
 	@echo '                      (LAB=svm|vmx, KVM=stock|patched)'
 	@echo 'make modules          $(B)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
 	@echo '                      (KVER=release, as in uname -r)'
+	@echo 'make qemu             QEMU for the svm lab with our patches; make stress does that as well'
 	@echo 'make lab-setup        all that the labs need, without running them'
 	@echo 'make clean            remove $(B)/, except downloads'
 	@echo 'make distclean        remove $(B)/'
@@ -63,6 +64,15 @@ $(DOWNLOADS)/bochs/.done: lab/bochs/fetch.sh | deps
 $(B)/qemu/.done: lab/qemu/fetch.sh | deps
 	@$(call step,15,fetch-qemu) "provide QEMU" lab/qemu/fetch.sh $(DOWNLOADS)/qemu $(B)/qemu
 	@touch $@
+
+# QEMU with lab/qemu/patches; the svm lab takes it when it is there.
+$(B)/qemu-mended/.done: lab/qemu/build.sh $(wildcard lab/qemu/patches/*) $(B)/qemu/.done
+	@$(call step,330,qemu-mended) "build QEMU, mended" lab/qemu/build.sh \
+		$(DOWNLOADS)/qemu-source $(B)/qemu/share $(B)/qemu-mended
+	@touch $@
+
+.PHONY: qemu
+qemu: $(B)/qemu-mended/.done
 
 # --- modules ------------------------------------------------------------------
 
@@ -147,7 +157,7 @@ check: lab-setup $(B)/bin/selftests/.done $(B)/herd7/.done
 	@selftests/check.py --build $(B) --base $(BASE)
 
 .PHONY: stress
-stress: $(if $(filter host,$(WHERE)),$(B)/bin/stress/.done,lab-setup)
+stress: $(if $(filter host,$(WHERE)),$(B)/bin/stress/.done,lab-setup qemu)
 	@selftests/stress.py --build $(B) --duration $(DURATION) --seed $(SEED) --kvm $(KVM) \
 		$(if $(WHERE),--where "$(WHERE)",--where "$(LABS)")
 
@@ -169,7 +179,7 @@ $(B)/debug/%/lab.cpio: $(B)/debug/%/version $(SERIES) scripts/prepare-tree scrip
 		--add $(B)/bin/stress:/stress
 
 .PHONY: debug-kernel
-debug-kernel: lab-setup $(DEBUG_KERNELS:%=$(B)/debug/%/lab.cpio)
+debug-kernel: lab-setup qemu $(DEBUG_KERNELS:%=$(B)/debug/%/lab.cpio)
 	@lab/debug-kernel/run.py --build $(B) --duration $(DURATION) --seed $(SEED) $(DEBUG_KERNELS)
 
 .PHONY: mutants

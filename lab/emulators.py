@@ -45,8 +45,13 @@ class Svm:
     def __init__(self, options, work):
         self.options, self.work = options, work
 
+    def _folder(self):
+        """With our patches (`make qemu`), else the distribution's."""
+        mended = self.options.build / "qemu-mended"
+        return mended if mended.is_dir() else self.options.build / "qemu"
+
     def _binary(self):
-        own = self.options.build / "qemu" / "qemu-system-x86_64"
+        own = self._folder() / "qemu-system-x86_64"
         found = str(own) if own.exists() else shutil.which("qemu-system-x86_64")
         if not found:
             raise LabError("qemu-system-x86_64 is missing: install qemu-system-x86 "
@@ -57,7 +62,7 @@ class Svm:
         """Returns the argument vector. @serial: None for standard output."""
         initrd = self.work / "initrd"
         initrd.write_bytes(b"".join(archives))
-        share = self.options.build / "qemu" / "share"
+        share = self._folder() / "share"
         firmware = ["-L", str(share)] if share.is_dir() else []
         return [self._binary(), *firmware, "-M", "q35", "-accel", "tcg,thread=multi",
                 "-cpu", "EPYC,+svm,+npt", "-smp", str(self.options.cpus),
