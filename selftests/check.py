@@ -403,9 +403,8 @@ def test_repeats(project):
 
 # --- stress, in quick form ------------------------------------------------------
 
-# svm: only what its emulator was seen to be sound for, see lab/README.md.
+# Not in the svm lab: Debian's QEMU does not stand it, on stock either (lab/README.md).
 QUICK_STRESS = {
-    "svm": ("/stress/lost_kick_test -d 15 -c kick",),
     "vmx": ("/stress/lost_interrupt_test -d 1000 -n 24000", "/stress/lost_kick_test -d 1000 -n 6000",
             "/stress/nested_posted_test -d 1000 -n 2000", "/stress/lifecycle_test -d 1000 -n 4",
             "/stress/vm_fail_test -d 1000 -n 200", "/stress/reload_test.sh 1",
@@ -427,7 +426,7 @@ def test_stress(project, name):
     bad = {key: n for key, n in tally.bad().items() if n}
     need(not bad, str(bad))
     posted, kicks = tally.total("posted"), tally.total("kicks")
-    need(kicks > 1000 and (posted > 1000 or name == "svm"), f"only {posted} posts, {kicks} kicks")
+    need(kicks > 1000 and posted > 1000, f"only {posted} posts, {kicks} kicks")
     project.notes.append(f"{name}: stress: {posted:,} interrupts posted, {kicks:,} kicks, none "
                          f"lost or late; elided {tally.total('elided'):,} kick IPIs")
 
@@ -579,7 +578,7 @@ TESTS = (
     (test_litmus,), (test_litmus_named,), (test_spin,),
     (test_bad_base,), (test_full_disk,), (test_no_network,), (test_missing_image,), (test_hang,),
     (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
-    (test_toggle, "svm"), (test_stress, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
+    (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
     (test_toggle, "vmx"), (test_stress, "vmx"), (test_tracepoint,), (test_repeats,), (test_late_mutant,),
     (test_remainder,), (test_kvm_selftests,),
     (test_i386,),
