@@ -14,6 +14,7 @@
 #ifndef __KVM_X86_MODE_H
 #define __KVM_X86_MODE_H
 
+#include <linux/jump_label.h>
 #include <linux/kvm_host.h>
 #include <linux/tracepoint-defs.h>
 
@@ -42,7 +43,7 @@ enum kvm_execution_mode {
 	IN_GUEST_MODE,
 };
 
-extern bool kvm_precise_notify;
+DECLARE_STATIC_KEY_TRUE(kvm_precise_notify);
 
 DECLARE_TRACEPOINT(kvm_mode_notify);
 
@@ -145,7 +146,7 @@ kvm_mode_of_run_loop(struct kvm_vcpu *vcpu)
 static __always_inline enum kvm_execution_mode
 kvm_mode_read(struct kvm_vcpu *vcpu)
 {
-	if (unlikely(!READ_ONCE(kvm_precise_notify)))
+	if (!static_branch_likely(&kvm_precise_notify))
 		return kvm_mode_of_run_loop(vcpu);
 
 	/*
