@@ -54,10 +54,9 @@ __MODULE_PARM_TYPE(precise_notify, "bool");
 MODULE_PARM_DESC(precise_notify, "Notify vCPUs by the in-guest flag (default: on)");
 
 /* Out of line, so that only this file needs the tracepoint's definition. */
-void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen,
-			   bool sent)
+void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen)
 {
-	trace_kvm_mode_notify(vcpu->vcpu_id, seen, sent);
+	trace_kvm_mode_notify(vcpu->vcpu_id, seen);
 }
 EXPORT_SYMBOL_GPL(kvm_mode_trace_notify);
 EXPORT_TRACEPOINT_SYMBOL_GPL(kvm_mode_notify);

@@ -47,8 +47,7 @@ DECLARE_STATIC_KEY_TRUE(kvm_precise_notify);
 
 DECLARE_TRACEPOINT(kvm_mode_notify);
 
-void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen,
-			   bool sent);
+void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen);
 
 /*
  * The vCPU goes for VM-Enter.  The caller must have stored IN_RUN_LOOP before,
@@ -157,30 +156,16 @@ kvm_mode_read(struct kvm_vcpu *vcpu)
 }
 
 /*
- * Count one decision, and make it traceable.  Runs on the sender's CPU, any
- * number of senders at a time, hence the atomic counters.  Orders nothing.
- */
-static __always_inline void kvm_mode_account(struct kvm_vcpu *vcpu,
-					     enum kvm_execution_mode seen,
-					     bool sent)
-{
-	if (sent)
-		atomic64_inc(&vcpu->stat.notify_sent);
-	else
-		atomic64_inc(&vcpu->stat.notify_elided);
-
-	if (tracepoint_enabled(kvm_mode_notify))
-		kvm_mode_trace_notify(vcpu, seen, sent);
-}
-
-/*
  * Decide whether @vcpu has to be notified of an interrupt, and do it.  @seen
  * is what kvm_mode_read() returned.  @send sends the IPI or the doorbell and
  * returns whether it did, as opposed to finding that @vcpu's CPU is this one.
  * It is a constant at every call site, so that the call is direct: each
  * instruction between the read of the flag and the write of the ICR widens the
  * window in which the target leaves the guest and the notification is wasted.
- * That is also why the accounting comes last.
+ * That is also why the counting comes last.  It runs on the senders' CPUs, any
+ * number at a time, hence the atomic counters.  The tracepoint comes first, a
+ * NOP when it is off: behind the IPI its argument would cost every sender a
+ * saved register.
  *
  * A vCPU seen in the host is woken if it may be blocked.  It is not if its
  * run-loop mode is anything but OUTSIDE_RUN_LOOP: a vCPU stores that mode, and
@@ -196,14 +181,18 @@ static __always_inline void kvm_mode_notify(struct kvm_vcpu *vcpu,
 							 int vector),
 					    int vector)
 {
-	bool sent = false;
+	if (tracepoint_enabled(kvm_mode_notify))
+		kvm_mode_trace_notify(vcpu, seen);
 
-	if (seen != IN_HOST_MODE)
-		sent = send(vcpu, vector);
-	else if (READ_ONCE(vcpu->mode) == OUTSIDE_RUN_LOOP)
+	if (seen != IN_HOST_MODE && send(vcpu, vector)) {
+		atomic64_inc(&vcpu->stat.notify_sent);
+		return;
+	}
+
+	if (seen == IN_HOST_MODE && READ_ONCE(vcpu->mode) == OUTSIDE_RUN_LOOP)
 		kvm_vcpu_wake_up(vcpu);
 
-	kvm_mode_account(vcpu, seen, sent);
+	atomic64_inc(&vcpu->stat.notify_elided);
 }
 
 #endif /* __KVM_X86_MODE_H */

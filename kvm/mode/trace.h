@@ -17,32 +17,29 @@ TRACE_DEFINE_ENUM(ENTERING_GUEST_MODE);
 TRACE_DEFINE_ENUM(IN_GUEST_MODE);
 
 /*
- * A sender decided whether to notify @vcpu_id: @seen is the flag (or, with
- * precise_notify off, what the run-loop mode stands for), @sent whether an IPI
- * or a doorbell went out.
+ * A sender decides whether to notify @vcpu_id: @seen is the flag (or, with
+ * precise_notify off, what the run-loop mode stands for).  Unless it is "host"
+ * an IPI or a doorbell goes out next; except that no CPU rings its own.
  */
 TRACE_EVENT(kvm_mode_notify,
-	TP_PROTO(unsigned int vcpu_id, u8 seen, bool sent),
-	TP_ARGS(vcpu_id, seen, sent),
+	TP_PROTO(unsigned int vcpu_id, u8 seen),
+	TP_ARGS(vcpu_id, seen),
 
 	TP_STRUCT__entry(
 		__field(unsigned int,	vcpu_id)
 		__field(u8,		seen)
-		__field(bool,		sent)
 	),
 
 	TP_fast_assign(
 		__entry->vcpu_id	= vcpu_id;
 		__entry->seen		= seen;
-		__entry->sent		= sent;
 	),
 
-	TP_printk("vcpu %u seen %s sent %d", __entry->vcpu_id,
+	TP_printk("vcpu %u seen %s", __entry->vcpu_id,
 		  __print_symbolic(__entry->seen,
 				   { IN_HOST_MODE,		"host" },
 				   { ENTERING_GUEST_MODE,	"entering" },
-				   { IN_GUEST_MODE,		"guest" }),
-		  __entry->sent)
+				   { IN_GUEST_MODE,		"guest" }))
 );
 
 #endif /* _TRACE_KVM_MODE_H */
