@@ -70,7 +70,7 @@ struct host_info {
 struct post_outcome {
 	const char *workload;
 	struct post_count n;
-	u64 sender_waits;
+	u64 sender_waits, send_ticks;
 	u64 ticks;
 	u64 compute_ticks;
 	u64 ops[POST_NR_WORKLOADS];

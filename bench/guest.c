@@ -256,13 +256,17 @@ static struct post_vec *wait_free_vec(struct post_shared *s,
  * done: by then the target has been notified, or never will be.
  */
 static void post(struct post_shared *s, struct post_vec *v, u32 vector,
-		 void (*send)(void *arg, u32 vector), void *arg, u64 tsc_offset)
+		 struct post_sender *me, void (*send)(void *arg, u32 vector),
+		 void *arg, u64 tsc_offset)
 {
+	u64 start = rdtsc();
+
 	WRITE_ONCE(v->posted, v->posted + 1);
-	WRITE_ONCE(v->t_post, rdtsc() + tsc_offset);
+	WRITE_ONCE(v->t_post, start + tsc_offset);
 	asm volatile("mfence; lfence" ::: "memory");
 	send(arg, vector);
 	WRITE_ONCE(v->c_post, READ_ONCE(s->target.compute));
+	me->send_ticks += rdtsc() - start;
 }
 
 static void send_by_icr(void *arg, u32 vector)
@@ -297,8 +301,10 @@ void post_sender_run(struct post_shared *s, unsigned int sender, u32 *buf,
 			break;
 		}
 		if (v->harvested != v->handled)
-			post_harvest(v, &me->res, buf, s->late_bound);
-		post(s, v, vector, send, arg, tsc_offset);
+			post_harvest(s, v, &me->res, buf);
+		post_op_begin(s, sender);
+		post(s, v, vector, me, send, arg, tsc_offset);
+		post_op_end(s, sender);
 		WRITE_ONCE(me->posted, me->posted + 1);
 	}
 	me->t_end = rdtsc() + tsc_offset;

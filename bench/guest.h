@@ -67,11 +67,27 @@ struct post_sender {
 	u32 nr_vec;
 	u64 posted;
 	u64 waits;
+	u64 send_ticks;		/* spent in posting, all posts */
 	u64 stalled;
 	u64 done;
 	u64 t_end;
 	struct post_result res;
 } __aligned(128);
+
+/*
+ * What may hold up others: a post, or a request by the host.  A poster that has
+ * moved vcpu->mode or set PID.ON and is descheduled before its IPI leaves those
+ * without a notification that post meanwhile.  @begun is the target's compute
+ * ticks, @busy the state; those that took long are kept in post_shared.held.
+ */
+struct post_op {
+	u64 begun;
+	u64 busy;
+} __aligned(64);
+
+#define POST_NR_OPS	(POST_MAX_SENDERS + 1)	/* the last one: the host's requests */
+#define POST_HOST_OP	POST_MAX_SENDERS
+#define POST_NR_HELD	256
 
 struct post_target {
 	u64 compute;		/* ticks computed with interrupts on */
@@ -110,7 +126,57 @@ struct post_shared {
 	struct post_target target;
 	struct post_vec vec[256];
 	struct post_sender sender[POST_MAX_SENDERS];
+	u64 several;		/* more than one poster: keep op[] and held[] */
+	struct post_op op[POST_NR_OPS];
+	u64 nr_held;
+	struct {
+		u64 begun, ended;
+	} held[POST_NR_HELD];	/* the last ones */
 };
+
+static inline void post_op_begin(struct post_shared *s, unsigned int i)
+{
+	if (!s->several)
+		return;
+	WRITE_ONCE(s->op[i].begun, READ_ONCE(s->target.compute));
+	__atomic_store_n(&s->op[i].busy, 1, __ATOMIC_SEQ_CST);
+}
+
+static inline void post_op_end(struct post_shared *s, unsigned int i)
+{
+	u64 now;
+
+	if (!s->several)
+		return;
+	now = READ_ONCE(s->target.compute);
+	if (now - s->op[i].begun > s->late_bound / 4) {
+		u64 n = __atomic_fetch_add(&s->nr_held, 1, __ATOMIC_SEQ_CST) % POST_NR_HELD;
+
+		WRITE_ONCE(s->held[n].begun, s->op[i].begun);
+		WRITE_ONCE(s->held[n].ended, now);
+	}
+	__atomic_store_n(&s->op[i].busy, 0, __ATOMIC_RELEASE);
+}
+
+/*
+ * The compute ticks from which a post that was done at @c_post waits for nobody
+ * but the target: when the last of those was done that had begun before it.
+ */
+static inline u64 post_free_from(struct post_shared *s, u64 c_post)
+{
+	unsigned int i;
+	u64 from = c_post;
+
+	for (i = 0; i < POST_NR_OPS; i++)
+		if (__atomic_load_n(&s->op[i].busy, __ATOMIC_ACQUIRE) &&
+		    READ_ONCE(s->op[i].begun) <= c_post)
+			from = READ_ONCE(s->target.compute);
+	for (i = 0; i < POST_NR_HELD; i++)
+		if (READ_ONCE(s->held[i].begun) <= c_post &&
+		    READ_ONCE(s->held[i].ended) > from)
+			from = READ_ONCE(s->held[i].ended);
+	return from;
+}
 
 /* xorshift64*: the state must not be 0 */
 static inline u64 rnd_next(u64 *state)
@@ -145,8 +211,8 @@ static inline u64 rnd_stream(u64 seed, u64 i)
  * Evaluate a handled post that has not been yet. @buf, if any, takes the latency.
  * The sender calls it before it posts the vector again, the host at the end.
  */
-static inline void post_harvest(struct post_vec *v, struct post_result *res,
-				u32 *buf, u64 late_bound)
+static inline void post_harvest(struct post_shared *s, struct post_vec *v,
+				struct post_result *res, u32 *buf)
 {
 	u64 latency = v->t_handled - v->t_post;
 	s64 wait = v->c_handled - v->c_post;
@@ -159,10 +225,12 @@ static inline void post_harvest(struct post_vec *v, struct post_result *res,
 		buf[res->samples] = latency > UINT32_MAX ? UINT32_MAX : latency;
 	res->samples++;
 
+	if (s->several && wait > (s64)s->late_bound)
+		wait = v->c_handled - post_free_from(s, v->c_post);
 	/* Negative: handled before the sender's ICR write returned. */
 	if (wait > 0 && (u64)wait > res->late_max_wait)
 		res->late_max_wait = wait;
-	if (wait > 0 && (u64)wait > late_bound)
+	if (wait > (s64)s->late_bound)
 		res->late++;
 	v->harvested++;
 }

@@ -167,6 +167,7 @@ static void shared_setup(struct post_vm *p)
 
 	s->workload = cfg->workload;
 	s->nr_senders = p->nr_senders;
+	s->several = p->nr_senders > 1 || cfg->host_requests;
 	s->seed = cfg->seed;
 	s->gap_min = cfg->gap_min;
 	s->gap_max = cfg->gap_max;
@@ -243,8 +244,12 @@ static void start_one(struct post_vm *p, struct post_thread *t, unsigned int i,
 void post_vm_start(struct post_vm *p)
 {
 	unsigned int i, all = p->nr_vcpus + p->cfg.host_senders;
+	unsigned int nr_cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	u64 start = now_ms();
 
+	/* This thread wakes up and prints now and then: not on a sender's CPU. */
+	if (all < nr_cpus)
+		kvm_pin_this_task_to_pcpu(nr_cpus - 1);
 	__atomic_store_n(&stopping, false, __ATOMIC_RELEASE);
 	for (i = 0; i < p->nr_vcpus; i++)
 		start_one(p, &p->t[i], i, vcpu_thread_fn);
@@ -366,8 +371,7 @@ void post_vm_harvest(struct post_vm *p, struct post_count *c)
 			struct post_vec *v = &s->vec[snd->vec_first + k * snd->vec_stride];
 
 			if (v->harvested != v->handled)
-				post_harvest(v, &snd->res, p->buf[i],
-					     s->late_bound);
+				post_harvest(s, v, &snd->res, p->buf[i]);
 		}
 		c->res.samples += snd->res.samples;
 		c->res.late += snd->res.late;

@@ -27,6 +27,7 @@ struct post_setup {
 	enum post_workload workload;
 	unsigned int senders;		/* vCPUs 1 ..., by ICR writes */
 	unsigned int host_senders;	/* threads, by KVM_SIGNAL_MSI */
+	bool host_requests;		/* the caller makes requests, see POST_HOST_OP */
 	u64 posts;			/* over all senders */
 	u64 seed;
 	u64 gap_min, gap_max;		/* ticks between a sender's posts */

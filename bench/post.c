@@ -111,6 +111,7 @@ static void results(struct post_vm *p, struct post_outcome *out)
 	post_vm_harvest(p, &out->n);
 	for (i = 0; i < p->nr_senders; i++) {
 		out->sender_waits += s->sender[i].waits;
+		out->send_ticks += s->sender[i].send_ticks;
 		if (s->sender[i].t_end > t_end)
 			t_end = s->sender[i].t_end;
 	}

@@ -101,6 +101,8 @@ static void json_metrics(struct json *j, const struct post_outcome *o)
 	json_num(j, "ticks", o->ticks);
 	json_key(j, "posts_per_mtick");
 	fprintf(j->f, "%.3f", o->ticks ? o->n.posted * 1e6 / o->ticks : 0.0);
+	json_key(j, "send_mean");
+	fprintf(j->f, "%.3f", o->n.posted ? 1.0 * o->send_ticks / o->n.posted : 0.0);
 	json_num(j, "sender_waits", o->sender_waits);
 	json_num(j, "stalled", o->n.stalled);
 	json_num(j, "tsc_backwards", o->n.res.tsc_backwards);

@@ -9,7 +9,6 @@ exit status: 0 done and the guarantees hold, 1 an interrupt was lost, late or
 delivered twice, or a bound of the comparison is missed, 125 a lab failed"""
 import argparse
 import json
-import math
 import os
 import re
 import shlex
@@ -41,11 +40,7 @@ LABS = {
 SPURIOUS_RATIO = 0.25       # patched to stock, per posted interrupt
 SPURIOUS_WORKLOADS = ("exits", "mixed")
 OFF_TOLERANCE = 0.10        # patched_off to stock
-# Of the geometric mean over the workloads.  A single one moves by 0.7% either way with
-# the build: two that differ in one instruction gave exits 0.993 and 1.000, fastpath 1.004
-# and 0.994.  Hence a wider bound for each.
-RATE_TOLERANCE = 0.005
-CELL_RATE_TOLERANCE = 0.015
+RATE_TOLERANCE = 0.001      # posts per tick, patched to stock
 
 
 START = float(os.environ.get("KVM_MODE_START", time.time()))
@@ -155,7 +150,7 @@ def guarantees(name, cells):
 
 def comparison(cells):
     """[(holds, text)] for the bounds that the vmx lab has to show."""
-    found, speeds = [], []
+    found = []
     for workload, cell in cells.items():
         if not set(VARIANTS) <= set(cell):
             continue
@@ -171,14 +166,8 @@ def comparison(cells):
                           f"{workload}: the same, patched_off/stock {off:.3f} "
                           f"(within {OFF_TOLERANCE:.0%} of 1)"))
         speed = rate["patched"] / rate["stock"]
-        speeds.append(speed)
-        found.append((speed >= 1 - CELL_RATE_TOLERANCE,
+        found.append((speed >= 1 - RATE_TOLERANCE,
                       f"{workload}: posts per tick, patched/stock {speed:.3f} "
-                      f"(at least {1 - CELL_RATE_TOLERANCE})"))
-    if speeds:
-        mean = math.prod(speeds) ** (1 / len(speeds))
-        found.append((mean >= 1 - RATE_TOLERANCE,
-                      f"posts per tick, patched/stock, mean over the workloads {mean:.3f} "
                       f"(at least {1 - RATE_TOLERANCE})"))
     return found
 
