@@ -79,11 +79,13 @@ static int probe(unsigned int cmd, struct kvm_mode_probe *p)
 		r = operate(cmd, vcpu);
 
 	if (!r) {
+		p->exits = READ_ONCE(vcpu->stat.exits);
+		/* exits before the others: see kvm-mode-probe.h */
+		smp_rmb();
 		p->mode = READ_ONCE(vcpu->mode);
 		p->flag = flag_of(vcpu);
 		p->cpu = READ_ONCE(vcpu->cpu);
 		p->requests = READ_ONCE(vcpu->requests);
-		p->exits = READ_ONCE(vcpu->stat.exits);
 	}
 	fput(file);
 

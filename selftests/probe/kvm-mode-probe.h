@@ -5,7 +5,9 @@
  *
  * Every call takes struct kvm_mode_probe with vcpu_fd set, a file descriptor
  * of a vCPU, and fills in the rest, sampled after the operation, each field on
- * its own.  Errors: EBADF (no such descriptor), EINVAL (not of a vCPU),
+ * its own, but exits before the others: while exits stays what it was in one
+ * sample, the vCPU has not left the guest since before that sample's mode,
+ * flag and requests were read.  Errors: EBADF (no such descriptor), EINVAL (not of a vCPU),
  * EFAULT, ENOTTY.  The calls take no lock that KVM_RUN holds.
  */
 #ifndef KVM_MODE_PROBE_H

@@ -21,7 +21,7 @@
 
 #include "stress.h"
 
-#define ROUND_POSTS	20000
+#define ROUND_POSTS	10000
 #define MAX_DISTURB_BITS	13	/* microseconds, short ones most */
 #define NR_DISTURB	3	/* kinds without a case of their own */
 
@@ -46,11 +46,6 @@ static const struct test_case {
 	{ "all", POST_ALL, 0 },
 	{ "all, APICv inhibited and uninhibited", POST_ALL, DISTURB_APICV },
 	{ "all, parameters switched", POST_ALL, DISTURB_SWITCH },
-};
-
-/* Parameters that may change at any moment, and must not matter */
-static const char * const switches[] = {
-	"kvm/precise_notify", "kvm/elide_kicks",
 };
 
 struct round {
@@ -98,12 +93,14 @@ static void toggle_apicv(struct round *r)
 
 	if (r->inhibits++ % 2 == 0)
 		debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ;
+	post_op_begin(r->vm.s, POST_HOST_OP);
 	vcpu_guest_debug_set(r->idle, &debug);
+	post_op_end(r->vm.s, POST_HOST_OP);
 }
 
 static void toggle_switch(struct round *r)
 {
-	const char *name = switches[rnd_below(&r->rnd, ARRAY_SIZE(switches))];
+	const char *name = stress_switches[rnd_below(&r->rnd, STRESS_NR_SWITCHES)];
 	char now = param_read(name);
 
 	if (now && param_write(name, now == 'Y' ? "N" : "Y"))
@@ -155,6 +152,7 @@ static void round_setup(struct round *r, const struct test_case *c, u64 posts)
 		.timeout_s	= 300,
 		.fastpath_ops	= POST_FP_ICR,
 		.no_samples	= true,
+		.host_requests	= c->always & DISTURB_APICV,
 	};
 
 	draw_senders(r, &cfg);
@@ -277,29 +275,23 @@ static const char help_text[] =
 "Posts interrupts to a vCPU under all kinds of disturbance and accounts for\n"
 "every one.  COUNT is the number of posts, over all cases.";
 
-static bool has_switch(void)
-{
-	return param_read(switches[0]) || param_read(switches[1]);
-}
-
 int main(int argc, char **argv)
 {
 	const struct stress_options defaults = { .seconds = 20, .seed = 1 };
-	char saved[ARRAY_SIZE(switches)];
 	unsigned int i, n = ARRAY_SIZE(cases);
+	bool switches;
 
 	stress_init(argc, argv, help_text, &defaults);
 	nr_cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	if (nr_cpus < 2)
 		stress_skip_all("needs two CPUs");
-	for (i = 0; i < ARRAY_SIZE(switches); i++)
-		saved[i] = param_read(switches[i]);
+	switches = switches_save();
 
 	stress_plan(n);
 	for (i = 0; i < n; i++) {
 		if (!stress_case_begin(cases[i].name))
 			continue;
-		if (cases[i].always & DISTURB_SWITCH && !has_switch())
+		if (cases[i].always & DISTURB_SWITCH && !switches)
 			stress_skip("this KVM has nothing to switch");
 		else if (cases[i].always & DISTURB_APICV &&
 			 !(kvm_check_cap(KVM_CAP_SET_GUEST_DEBUG2) & KVM_GUESTDBG_BLOCKIRQ))
@@ -308,8 +300,6 @@ int main(int argc, char **argv)
 			run_case(&cases[i], (stress.count + n - 1) / n,
 				 rnd_stream(stress.seed, i));
 	}
-	for (i = 0; i < ARRAY_SIZE(switches); i++)
-		if (saved[i])
-			param_write(switches[i], saved[i] == 'Y' ? "Y" : "N");
+	switches_restore();
 	return stress_end();
 }

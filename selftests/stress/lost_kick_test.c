@@ -48,10 +48,6 @@ static const struct kick_case {
 	{ "NMI", NMI, 1, false },
 };
 
-static const char * const switches[] = {
-	"kvm/elide_kicks", "kvm/precise_notify",
-};
-
 struct count {
 	u64 kicks, met, late, lost, max_wait, unfinished;
 	u64 sent, elided;
@@ -67,11 +63,11 @@ struct kicker {
 };
 
 /*
- * Kickers that are in the middle of a kick.  One that has moved the mode to
+ * Kicks begun and kicks done, by all kickers.  One that has moved the mode to
  * EXITING and is held up before its IPI holds up the others, which see EXITING
  * and send none: the emulator's threads are, for milliseconds.
  */
-static u64 kicking;
+static u64 kicks_begun, kicks_done;
 static struct memory_shared memory_layout;	/* for its size only */
 static unsigned int nr_cpus;
 
@@ -138,15 +134,28 @@ static bool has_worked(struct kicker *k, const struct kvm_mode_probe *p,
 	}
 }
 
+/* Kicks other than the caller's since the last call, or going on now */
+static bool others_kicked(u64 *begun)
+{
+	u64 done = __atomic_load_n(&kicks_done, __ATOMIC_SEQ_CST);
+	u64 now = __atomic_load_n(&kicks_begun, __ATOMIC_SEQ_CST);
+	bool changed = now != *begun || now != done;
+
+	*begun = now;
+	return changed;
+}
+
 /*
  * How long the target computed, at least, before the kick worked.  Its clock is
  * read after the kick returned, and then ahead of each look that still finds
- * the kick pending: what delays the kicker is not counted.  It starts anew while
- * another kicker is in the middle of a kick.
+ * the kick pending: what delays the kicker is not counted.  It starts anew when
+ * another kicker has kicked since the last look, or is about to: what is seen
+ * pending may be that one's, with its IPI on the way.  All kickers wait for
+ * their last kick, so that one which is lost is noticed all the same.
  */
 static void follow(struct kicker *k, const struct kvm_mode_probe *p, u64 nmis)
 {
-	u64 c = computed(k->vm), start = now_us(), waited = 0, at;
+	u64 c = 0, start = now_us(), waited = 0, begun = 0, at;
 	struct kvm_mode_probe now = *p;
 	bool waits = !has_worked(k, p, p, nmis);
 
@@ -157,12 +166,12 @@ static void follow(struct kicker *k, const struct kvm_mode_probe *p, u64 nmis)
 			return;
 		}
 		at = computed(k->vm);
-		if (__atomic_load_n(&kicking, __ATOMIC_SEQ_CST))
-			c = at;
 		if (k->c->kind != NMI)
 			probe(PROBE_READ, target(k->vm), &now);
 		waits = !has_worked(k, p, &now, nmis);
-		if (waits && at - c > waited)
+		if (others_kicked(&begun))
+			c = computed(k->vm);
+		else if (waits && at - c > waited)
 			waited = at - c;
 	}
 	if (waited > k->n.max_wait)
@@ -183,18 +192,18 @@ static void *kicker_fn(void *data)
 	struct kicker *k = data;
 	u64 i;
 
-	for (i = 0; i < k->kicks && !k->n.lost; i++) {
+	for (i = 0; i < k->kicks && !k->n.lost && stress_time_left(); i++) {
 		struct kvm_mode_probe p = {};
 		u64 nmis = before(k);
 
 		if (k->c->switched && !rnd_below(&k->rnd, 8)) {
-			const char *name = switches[rnd_below(&k->rnd, ARRAY_SIZE(switches))];
+			u64 which = rnd_below(&k->rnd, STRESS_NR_SWITCHES);
 
-			param_write(name, rnd_below(&k->rnd, 2) ? "Y" : "N");
+			param_write(stress_switches[which], rnd_below(&k->rnd, 2) ? "Y" : "N");
 		}
-		__atomic_add_fetch(&kicking, 1, __ATOMIC_SEQ_CST);
+		__atomic_add_fetch(&kicks_begun, 1, __ATOMIC_SEQ_CST);
 		kick(k, &p);
-		__atomic_sub_fetch(&kicking, 1, __ATOMIC_SEQ_CST);
+		__atomic_add_fetch(&kicks_done, 1, __ATOMIC_SEQ_CST);
 		k->n.kicks++;
 		if (k->c->kind == WAIT)
 			k->n.unfinished += p.mode == PROBE_EXITING_RUN_LOOP;
@@ -276,18 +285,9 @@ static bool clean(const struct count *n)
 	return !n->lost && !n->late && !n->unfinished;
 }
 
-static void switch_back(const char *saved)
-{
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(switches); i++)
-		if (saved[i])
-			param_write(switches[i], saved[i] == 'Y' ? "Y" : "N");
-}
-
 static void kick_case(const struct kick_case *c, u64 seed, u64 kicks)
 {
-	bool counted = param_read(switches[0]);
+	bool counted = param_read("kvm/elide_kicks");
 	struct count n = {};
 	char counts[64];
 	u64 round = 0;
@@ -461,12 +461,12 @@ static void dirty_case(u64 phases)
 	struct memory t;
 
 	memory_start(&t, "dirty log", JOB_WRITE, 1, KVM_MEM_LOG_DIRTY_PAGES);
-	while (stress_time_left() && !n.missing && (!phases || n.phases < phases)) {
+	do {
 		dirty_phase(&t, n.phases + 1, &n);
 		stress_progress("%lu phases, %lu writes", n.phases, n.writes);
-	}
+	} while (stress_time_left() && !n.missing && (!phases || n.phases < phases));
 	memory_stop(&t);
-	stress_case(n.phases && !n.missing,
+	stress_case(!n.missing,
 		    "phases %lu writes %lu missing %lu never %lu (%s)",
 		    n.phases, n.writes, n.missing, n.never,
 		    pml == 'Y' ? "page-modification logging" : "write protection");
@@ -528,15 +528,13 @@ int main(int argc, char **argv)
 {
 	const struct stress_options defaults = { .seconds = 20, .seed = 1 };
 	unsigned int i, n = ARRAY_SIZE(kick_cases) + 3;
-	char saved[ARRAY_SIZE(switches)];
 	u64 each;
 
 	stress_init(argc, argv, help_text, &defaults);
 	nr_cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	if (nr_cpus < 2)
 		stress_skip_all("needs two CPUs");
-	for (i = 0; i < ARRAY_SIZE(switches); i++)
-		saved[i] = param_read(switches[i]);
+	switches_save();
 
 	stress_plan(n);
 	each = (stress.count + n - 1) / n;
@@ -544,7 +542,7 @@ int main(int argc, char **argv)
 		if (stress_case_begin(kick_cases[i].name))
 			kick_case(&kick_cases[i], rnd_stream(stress.seed, i), each);
 		if (kick_cases[i].switched)
-			switch_back(saved);
+			switches_restore();
 	}
 	if (stress_case_begin("dirty log"))
 		dirty_case(each);

@@ -150,27 +150,34 @@ bool stress_time_left(void)
 	return now_us() < run.case_end;
 }
 
-void stress_case(bool ok, const char *fmt, ...)
+static const char *vformat(const char *fmt, va_list args)
 {
-	char text[512];
+	static __thread char text[512];
+
+	vsnprintf(text, sizeof(text), fmt, args);
+	return text;
+}
+
+const char *stress_format(const char *fmt, ...)
+{
+	const char *text;
 	va_list args;
 
 	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
+	text = vformat(fmt, args);
 	va_end(args);
+	return text;
+}
+
+void stress_case_text(bool ok, const char *text)
+{
 	ksft_test_result(ok, "%s: %s\n", run.name, text);
 	run.done++;
 	run.failed += !ok;
 }
 
-void stress_skip(const char *fmt, ...)
+void stress_skip_text(const char *text)
 {
-	char text[512];
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
 	ksft_test_result_skip("%s # %s\n", run.name, text);
 	run.done++;
 }
@@ -182,65 +189,48 @@ int stress_end(void)
 	return run.failed ? 1 : 0;
 }
 
-void stress_progress(const char *fmt, ...)
+bool stress_progress_due(void)
 {
 	u64 now = now_us();
-	va_list args;
 
 	if (now - run.said < PROGRESS_US)
-		return;
+		return false;
 	run.said = now;
-	fprintf(stderr, "# %s: %.0f of %.0f s: ", run.name,
-		(now - run.case_begun) / 1e6,
-		(run.case_end - run.case_begun) / 1e6);
-	va_start(args, fmt);
-	vfprintf(stderr, fmt, args);
-	va_end(args);
-	fputc('\n', stderr);
+	return true;
 }
 
-void stress_note(const char *fmt, ...)
+void stress_progress_text(const char *text)
 {
-	char text[512];
-	va_list args;
+	fprintf(stderr, "# %s: %.0f of %.0f s: %s\n", run.name,
+		(run.said - run.case_begun) / 1e6,
+		(run.case_end - run.case_begun) / 1e6, text);
+}
 
-	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
+void stress_note_text(const char *text)
+{
 	ksft_print_msg("%s\n", text);
 }
 
-void stress_skip_all(const char *fmt, ...)
+void stress_skip_all(const char *why)
 {
-	char text[512];
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
-	ksft_exit_skip("%s\n", text);
+	ksft_exit_skip("%s\n", why);
 }
 
 void warn(const char *fmt, ...)
 {
 	va_list args;
 
-	fputs("# warning: ", stderr);
 	va_start(args, fmt);
-	vfprintf(stderr, fmt, args);
+	fprintf(stderr, "# warning: %s\n", vformat(fmt, args));
 	va_end(args);
-	fputc('\n', stderr);
 }
 
 void die(const char *fmt, ...)
 {
-	char text[512];
 	va_list args;
 
 	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
-	ksft_exit_fail_msg("%s\n", text);
+	ksft_exit_fail_msg("%s\n", vformat(fmt, args));
 }
 
 static int probe_fd(void)
@@ -298,6 +288,33 @@ bool param_write(const char *name, const char *value)
 	ok = write(fd, value, strlen(value)) == (ssize_t)strlen(value);
 	close(fd);
 	return ok;
+}
+
+const char * const stress_switches[STRESS_NR_SWITCHES] = {
+	"kvm/elide_kicks", "kvm/precise_notify",
+};
+
+static char switches_saved[STRESS_NR_SWITCHES];
+
+bool switches_save(void)
+{
+	bool any = false;
+	unsigned int i;
+
+	for (i = 0; i < STRESS_NR_SWITCHES; i++) {
+		switches_saved[i] = param_read(stress_switches[i]);
+		any |= switches_saved[i];
+	}
+	return any;
+}
+
+void switches_restore(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < STRESS_NR_SWITCHES; i++)
+		if (switches_saved[i])
+			param_write(stress_switches[i], switches_saved[i] == 'Y' ? "Y" : "N");
 }
 
 long long vcpu_stat_read(struct kvm_vcpu *vcpu, const char *name)

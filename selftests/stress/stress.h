@@ -38,16 +38,28 @@ void stress_init(int argc, char **argv, const char *what,
 void stress_plan(unsigned int n);
 bool stress_case_begin(const char *name);
 bool stress_time_left(void);
-void __printf(2, 3) stress_case(bool ok, const char *fmt, ...);
-void __printf(1, 2) stress_skip(const char *fmt, ...);
+void stress_case_text(bool ok, const char *text);
+void stress_skip_text(const char *text);
 int stress_end(void);
+#define stress_case(ok, ...)	stress_case_text(ok, stress_format(__VA_ARGS__))
+#define stress_skip(...)	stress_skip_text(stress_format(__VA_ARGS__))
 
 /* Progress on stderr, at most one line in two seconds; a diagnostic in KTAP. */
-void __printf(1, 2) stress_progress(const char *fmt, ...);
-void __printf(1, 2) stress_note(const char *fmt, ...);
+bool stress_progress_due(void);
+void stress_progress_text(const char *text);
+void stress_note_text(const char *text);
+#define stress_progress(...)						\
+	do {								\
+		if (stress_progress_due())				\
+			stress_progress_text(stress_format(__VA_ARGS__)); \
+	} while (0)
+#define stress_note(...)	stress_note_text(stress_format(__VA_ARGS__))
+
+/* A text of this thread's, until its next call */
+const char *__printf(1, 2) stress_format(const char *fmt, ...);
 
 /* The whole test cannot run here: prints why, exits with 4. */
-void __noreturn __printf(1, 2) stress_skip_all(const char *fmt, ...);
+void __noreturn stress_skip_all(const char *why);
 /* The test itself is broken or the host is: die(), of post-vm.h. */
 #define stress_die	die
 
@@ -62,6 +74,15 @@ void probe(unsigned long op, struct kvm_vcpu *vcpu, struct kvm_mode_probe *p);
  */
 char param_read(const char *name);
 bool param_write(const char *name, const char *value);
+
+/*
+ * Parameters that may change at any moment, and must not matter.  switches_save()
+ * returns false if this KVM has none; switches_restore() puts back what it saved.
+ */
+#define STRESS_NR_SWITCHES	2
+extern const char * const stress_switches[STRESS_NR_SWITCHES];
+bool switches_save(void);
+void switches_restore(void);
 
 /*
  * Statistic @name of a vCPU that does not run (KVM_GET_STATS_FD would wait for

@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Runs the base kernel's own KVM selftests (tools/testing/selftests/kvm) in the labs, on
+stock and on patched KVM, and prints a table: test, result on each, and, where stock does
+not pass, why. Called by `make kvm-selftests`; check.py runs the quick form.
+
+A test that differs is run again on both. It is unsteady, and no failure, only if stock
+gave each of patched's results too. Results are also in BUILD/kvm-selftests/results.json.
+
+exit status: 0 no difference, 1 some test is worse or better on patched, 125 the lab
+failed, 130 interrupted"""
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "lab"))
+import lab  # noqa: E402
+
+VARIANTS = ("stock", "patched")
+AGAIN = 3                   # more runs of a test that differs
+
+# seconds: what one test may take, on L1's clock; of the vmx lab's one lasts minutes.
+# hang: seconds without output, on this machine's clock, after which L1 is started anew.
+LABS = {
+    "svm": {"seconds": 120, "hang": 400, "mem": 6144},
+    "vmx": {"seconds": 1, "hang": 900, "mem": 3072},
+}
+# Quick form: seconds for a test, and the tests that are left out because they were seen to
+# take longer on stock. They are in the table of the full form.
+QUICK_SECONDS = 45
+SLOW = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test",
+        "kvm_page_table_test", "max_guest_memory_test", "memslot_modification_stress_test",
+        "memslot_perf_test", "rseq_test", "set_memory_region_test"}
+
+PASS, SKIP, TIMEOUT = "pass", "skip", "timeout"
+STATUS = {0: PASS, 4: SKIP, 124: TIMEOUT, 143: TIMEOUT}
+
+
+def say(text):
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def all_tests(build):
+    """Every selftest that was built."""
+    folder = Path(build) / "bin/selftests"
+    return sorted(p.name for p in folder.iterdir() if p.is_file() and os.access(p, os.X_OK))
+
+
+def image(build, base, names):
+    """An initramfs with stock, patched and the tests."""
+    build = Path(build)
+    out = build / "kvm-selftests" / "lab.cpio"
+    out.parent.mkdir(exist_ok=True)
+    argv = [ROOT / "lab/mkinitramfs.py", "--out", out, "--kernel",
+            build / "kernel" / base / "image"]
+    for variant in VARIANTS:
+        argv += ["--kvm", f"{variant}={build}/modules/{variant}"]
+    for name in names:
+        argv += ["--add", f"{build}/bin/selftests/{name}:/selftests/{name}"]
+    subprocess.run(argv, check=True)
+    return out
+
+
+class Boot:
+    """One L1 that runs tests one after the other; what each of them gave."""
+
+    def __init__(self, where, names, seconds):
+        self.where, self.names, self.seconds = where, names, seconds
+        self.found, self.why, self.now = {}, {}, None
+
+    def script(self):
+        return "\n".join([
+            f"cd /selftests; for t in {' '.join(map(shlex.quote, self.names))}; do",
+            "echo BEGIN $t", f"timeout {self.seconds} ./$t > /tmp/out 2>&1; s=$?",
+            # The assertion that failed, or what a skipped test needs.
+            "[ $s = 0 ] || { grep -A1 'Test Assertion Failure' /tmp/out || "
+            "grep -iE 'skip|not ok|not supported' /tmp/out; } | tail -n 1 | sed 's/^/WHY /'",
+            "echo END $t $s; done"])
+
+    def line(self, text):
+        word, _, rest = text.partition(" ")
+        if word == "BEGIN":
+            self.now = rest
+        elif word == "WHY" and self.now:
+            self.why[self.now] = rest.strip()
+        elif word == "END":
+            name, status = rest.split()
+            self.found[name] = STATUS.get(int(status), f"fail {status}")
+            self.now = None
+
+
+def run_tests(build, where, variant, names, path, seconds=None):
+    """({test: result}, {test: why}). A test that takes L1 down is a crash or a hang."""
+    setup, left, found, why = LABS[where], list(names), {}, {}
+    while left:
+        boot = Boot(where, left, seconds or setup["seconds"])
+        log = Path(build) / "log" / f"kvm-selftests-{where}-{variant}.log"
+        try:
+            lab.run(where, variant, boot.script(), boot.line, build=build, mem=setup["mem"],
+                    hang=setup["hang"], initramfs=path, log=str(log))
+        except lab.LabError as error:
+            if boot.now is None:
+                raise
+            hung = isinstance(error, lab.Watchdog)
+            boot.found[boot.now] = "hang" if hung else "crash"
+            boot.why[boot.now] = str(error).splitlines()[0]
+            log.rename(log.with_name(f"{log.stem}-{boot.now}.log"))
+        found.update(boot.found)
+        why.update(boot.why)
+        say(f"{where}, {variant}: {len(found)} of {len(names)} tests")
+        left = [name for name in left if name not in found]
+    return found, why
+
+
+def compare(build, where, names, path, seconds=None):
+    """{test: {"stock": [results], "patched": [results], "why": text}}"""
+    rows = {name: {"stock": [], "patched": [], "why": ""} for name in names}
+    chosen = names
+    for turn in range(1 + AGAIN):
+        for variant in VARIANTS:
+            found, why = run_tests(build, where, variant, chosen, path, seconds)
+            for name, result in found.items():
+                rows[name][variant].append(result)
+                rows[name]["why"] = rows[name]["why"] or why.get(name, "")
+        if not turn:
+            chosen = [n for n in names if rows[n]["stock"] != rows[n]["patched"]]
+        if not chosen:
+            break
+        say(f"{where}: again, {turn + 1} of {AGAIN}: {' '.join(chosen)}" if turn < AGAIN else
+            f"{where}: done")
+    return rows
+
+
+def different(rows):
+    """Tests with a result on patched that stock never gave."""
+    return sorted(n for n, row in rows.items() if set(row["patched"]) - set(row["stock"]))
+
+
+def count(rows, variant):
+    firsts = [row[variant][0] for row in rows.values()]
+    return {r: firsts.count(r) for r in sorted(set(firsts))}
+
+
+def table(where, rows):
+    width = max(map(len, rows))
+    text = [f"{where} lab: stock {count(rows, 'stock')}, patched {count(rows, 'patched')}"]
+    for name, row in rows.items():
+        why = row["why"] if row["stock"][0] != PASS else ""
+        text.append(f"  {name:<{width}}  {' '.join(row['stock']):<8}  "
+                    f"{' '.join(row['patched']):<8}  {why}".rstrip())
+    return "\n".join(text)
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--build", default="build")
+    args.add_argument("--base", default="6.12")
+    args.add_argument("--labs", default="svm vmx")
+    args.add_argument("--tests", default="", help="only these (default: all)")
+    args = args.parse_args()
+    build = Path(args.build).resolve()
+    names = args.tests.split() or all_tests(build)
+    path, results, worse = image(build, args.base, names), {}, []
+    for where in args.labs.split():
+        say(f"{where}: {len(names)} tests on stock and on patched")
+        rows = results[where] = compare(build, where, names, path)
+        print(table(where, rows), flush=True)
+        worse += [f"{where}: {name}: {rows[name]}" for name in different(rows)]
+        out = build / "kvm-selftests" / "results.json"
+        out.with_suffix(".new").write_text(json.dumps(results, indent=1) + "\n")
+        out.with_suffix(".new").rename(out)
+    for text in worse:
+        print(f"DIFFERENT: {text}")
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except lab.LabError as error:
+        print(f"kvm-selftests: {error}", file=sys.stderr)
+        sys.exit(125)
+    except KeyboardInterrupt:
+        sys.exit(130)
