@@ -35,13 +35,14 @@ help:
 	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each'
 	@echo '                      (WHERE="svm vmx" or host, SEED=1, KVM=patched)'
 	@echo 'make mutants          every mutant of the series, and what catches it'
+	@echo 'make kvm-selftests    the base kernel'"'"'s own KVM selftests on stock and on patched: a table'
 	@echo 'make debug-kernel     the stress tests on kernels with KASAN and lockdep, and with KCSAN'
 	@echo '                      (DURATION=600 seconds each, DEBUG_KERNELS="kasan kcsan")'
 	@echo 'make lab              a shell in L1, or RUN="command"; its exit status comes back'
 	@echo '                      (LAB=svm|vmx, KVM=stock|patched)'
 	@echo 'make modules          $(B)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
 	@echo '                      (KVER=release, as in uname -r)'
-	@echo 'make qemu             QEMU for the svm lab with our patches; make stress does that as well'
+	@echo 'make qemu             QEMU for the svm lab with our patches; make check does that as well'
 	@echo 'make lab-setup        all that the labs need, without running them'
 	@echo 'make clean            remove $(B)/, except downloads'
 	@echo 'make distclean        remove $(B)/'
@@ -153,7 +154,7 @@ bench: lab-setup
 	@bench/run.py --build $(B) --labs "$(LABS)" --seed $(SEED) $(if $(POSTS),--posts $(POSTS))
 
 .PHONY: check
-check: lab-setup $(B)/bin/selftests/.done $(B)/herd7/.done
+check: lab-setup qemu $(B)/bin/selftests/.done $(B)/herd7/.done
 	@selftests/check.py --build $(B) --base $(BASE)
 
 .PHONY: stress
@@ -181,6 +182,10 @@ $(B)/debug/%/lab.cpio: $(B)/debug/%/version $(SERIES) scripts/prepare-tree scrip
 .PHONY: debug-kernel
 debug-kernel: lab-setup qemu $(DEBUG_KERNELS:%=$(B)/debug/%/lab.cpio)
 	@lab/debug-kernel/run.py --build $(B) --duration $(DURATION) --seed $(SEED) $(DEBUG_KERNELS)
+
+.PHONY: kvm-selftests
+kvm-selftests: lab-setup qemu $(B)/bin/selftests/.done
+	@selftests/kvm_selftests.py --build $(B) --base $(BASE) --labs "$(LABS)"
 
 .PHONY: mutants
 mutants: lab-setup

@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
 import lab  # noqa: E402
+import kvm_selftests  # noqa: E402
 import mutants  # noqa: E402
 import run as bench  # noqa: E402
 import stress  # noqa: E402
@@ -32,14 +33,6 @@ LATE_MUTANT = "no-entering"
 # is an instruction of every CPU), with the lab's granularity; and what the probe adds.
 RACE_TICKS = 150
 GAP_PROBE, GAP_PROBE_TICKS = "widen-gap", 200
-
-# Seen not to end within SELFTEST_SECONDS on stock KVM in the svm lab.
-SELFTEST_SECONDS = 45
-SLOW_SELFTESTS = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test",
-                  "kvm_page_table_test", "max_guest_memory_test",
-                  "memslot_modification_stress_test", "memslot_perf_test", "rseq_test",
-                  "set_memory_region_test"}
-
 
 class Failed(Exception):
     """A test's finding, in words."""
@@ -404,9 +397,12 @@ def test_repeats(project):
 
 # --- stress, in quick form ------------------------------------------------------
 
-# Not in the svm lab: Debian's QEMU does not stand it, on stock either (lab/README.md).
 QUICK_STRESS = {
-    "vmx": ("echo Y > /sys/module/kvm/parameters/elide_kicks", "/stress/lost_interrupt_test -d 1000 -n 24000", "/stress/lost_kick_test -d 1000 -n 6000",
+    "svm": ("/stress/lost_interrupt_test -d 40", "/stress/lost_kick_test -d 30",
+            "/stress/nested_posted_test -d 10", "/stress/lifecycle_test -d 10",
+            "/stress/vm_fail_test -d 10", "/stress/reload_test.sh 1"),
+    "vmx": ("/stress/lost_interrupt_test -d 1000 -n 24000",
+            "/stress/lost_kick_test -d 1000 -n 6000",
             "/stress/nested_posted_test -d 1000 -n 2000", "/stress/lifecycle_test -d 1000 -n 4",
             "/stress/vm_fail_test -d 1000 -n 200", "/stress/reload_test.sh 1",
             "load-kvm patched nested_early_check=1 unrestricted_guest=0",
@@ -417,8 +413,9 @@ QUICK_STRESS = {
 def test_stress(project, name):
     """stress tests, quick form: no interrupt and no kick lost or late"""
     tally = stress.Tally()
-    script = "\n".join(f"echo STRESS {c.split('/')[-1]}; {c} || [ $? = 4 ] || exit 1"
-                       for c in QUICK_STRESS[name])
+    script = "\n".join(["echo Y > /sys/module/kvm/parameters/elide_kicks"] +
+                       [f"echo STRESS {c.split('/')[-1]}; {c} || [ $? = 4 ] || exit 1"
+                        for c in QUICK_STRESS[name]])
     done = lab.run(name, "patched", script, tally.line, build=project.build, timeout=900,
                    hang=300, log=project.log(f"{name}-stress"))
     need(not tally.failures, "\n".join(tally.failures))
@@ -434,41 +431,19 @@ def test_stress(project, name):
 
 # --- the kernel's own selftests -----------------------------------------------
 
-def test_kvm_selftests(project):
-    """the kernel's KVM selftests that pass on stock pass on patched (svm lab)"""
-    folder = project.build / "bin/selftests"
-    names = sorted(p.name for p in folder.iterdir()
-                   if p.is_file() and os.access(p, os.X_OK) and p.name not in SLOW_SELFTESTS)
-    image = project.initramfs("selftests", project.sets(),
-                              [(folder / n, f"/selftests/{n}") for n in names])
-    passed = {}
-    for variant in ("stock", "patched"):
-        passed[variant] = run_selftests(project, variant, names, image)
-        if variant == "stock":
-            names = [n for n in names if passed["stock"][n] == 0]
-            need(len(names) >= 25, f"only {len(names)} selftests pass on stock")
-    worse = [n for n in names if passed["patched"].get(n) != 0]
-    if worse:       # once more, and said: the emulator is a suspect too
-        again = run_selftests(project, "patched", worse, image)
-        project.notes.append(f"KVM selftests that failed once on patched: {' '.join(worse)}")
-        worse = [n for n in worse if again.get(n) != 0]
-    need(not worse, f"pass on stock, not on patched: {' '.join(worse)}")
-    stock = passed["stock"].values()
-    project.notes.append(
-        f"KVM selftests: {len(names)} pass on stock and on patched; on stock "
-        f"{sum(s == 4 for s in stock)} skip, {sum(s not in (0, 4) for s in stock)} fail; "
-        f"{len(SLOW_SELFTESTS)} take too long here and were not run")
-
-
-def run_selftests(project, variant, names, image):
-    lines = [f"cd /selftests; for t in {' '.join(map(shlex.quote, names))}; do",
-             f"timeout {SELFTEST_SECONDS} ./$t > /tmp/out 2>&1; s=$?",
-             "echo TEST $t $s; [ $s = 0 ] || [ $s = 4 ] || tail -n 3 /tmp/out; done"]
-    done = lab.run("svm", variant, "\n".join(lines), build=project.build, mem=6144,
-                   timeout=1500, hang=120, initramfs=image,
-                   log=project.log(f"svm-selftests-{variant}"))
-    found = re.findall(r"^TEST (\S+) (\d+)$", "\n".join(done.lines), re.M)
-    return {name: int(status) for name, status in found}
+def test_kvm_selftests(project, name):
+    """the kernel's KVM selftests give the same on stock and on patched, quick form"""
+    names = kvm_selftests.quick_tests(name, project.build)
+    path = kvm_selftests.image(project.build, project.base, names)
+    rows = kvm_selftests.compare(project.build, name, names, path,
+                                 kvm_selftests.LABS[name]["quick_seconds"])
+    results = kvm_selftests.count(rows, "stock")
+    need(results.get("pass", 0) >= len(names) / 4, f"of {len(names)} on stock: {results}")
+    worse = kvm_selftests.different(rows)
+    need(not worse, "\n".join(f"{n}: {rows[n]}" for n in worse))
+    unsteady = [n for n, row in rows.items() if len(row["stock"]) > 1]
+    project.notes.append(f"{name}: KVM selftests, the same on stock and patched: {results}"
+                         + (f"; unsteady on stock: {' '.join(unsteady)}" if unsteady else ""))
 
 
 # --- bad input ----------------------------------------------------------------
@@ -580,9 +555,9 @@ TESTS = (
     (test_bad_base,), (test_full_disk,), (test_no_network,), (test_missing_image,), (test_hang,),
     (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
-    (test_toggle, "vmx"), (test_stress, "vmx"), (test_tracepoint,), (test_repeats,), (test_late_mutant,),
-    (test_remainder,), (test_kvm_selftests,),
-    (test_i386,),
+    (test_toggle, "vmx"), (test_stress, "svm"), (test_stress, "vmx"), (test_tracepoint,),
+    (test_repeats,), (test_late_mutant,), (test_remainder,),
+    (test_kvm_selftests, "svm"), (test_kvm_selftests, "vmx"), (test_i386,),
 )
 
 

@@ -8,7 +8,9 @@
  * for longer than a bound, with interrupts on and without leaving the CPU,
  * before it took the interrupt.  Who posts, how fast, and what disturbs the
  * target is drawn from the seed: vCPU threads move between CPUs, signals and
- * immediate_exit interrupt KVM_RUN, APICv is inhibited, parameters switch.
+ * immediate_exit interrupt KVM_RUN, APICv is inhibited, parameters switch. In
+ * every other round a target that halts is asleep mostly; the first one is
+ * undisturbed.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -21,7 +23,8 @@
 
 #include "stress.h"
 
-#define ROUND_POSTS	10000
+#define ROUND_POSTS	10000	/* where a clock ends the case */
+#define MAX_ROUND_POSTS	60000	/* where a count does: making a VM may take long */
 #define MAX_DISTURB_BITS	13	/* microseconds, short ones most */
 #define NR_DISTURB	3	/* kinds without a case of their own */
 
@@ -137,7 +140,16 @@ static void draw_senders(struct round *r, struct post_setup *cfg)
 	cfg->senders = n - cfg->host_senders;
 }
 
-static void round_setup(struct round *r, const struct test_case *c, u64 posts)
+/* No polling in the host, and time to fall asleep between the posts */
+static void make_it_block(struct post_vm *vm)
+{
+	if (kvm_has_cap(KVM_CAP_HALT_POLL))
+		vm_enable_cap(vm->vm, KVM_CAP_HALT_POLL, 0);
+	vm->s->gap_max = 4 * vm->s->late_bound;
+}
+
+static void round_setup(struct round *r, const struct test_case *c, u64 posts,
+			u64 round)
 {
 	static const u64 gaps[] = { 0, 100, 500, 4000 };
 	struct post_setup cfg = {
@@ -157,8 +169,13 @@ static void round_setup(struct round *r, const struct test_case *c, u64 posts)
 
 	draw_senders(r, &cfg);
 	post_vm_create(&r->vm, &cfg, 0);
+	if (round % 2 && c->workload == POST_HLT)
+		make_it_block(&r->vm);
 	r->idle = vm_vcpu_add(r->vm.vm, r->vm.nr_vcpus, post_guest_main);
-	r->disturb = c->always | rnd_below(&r->rnd, BIT(NR_DISTURB));
+	/* A signal wakes a vCPU that its sender forgot to wake. */
+	r->disturb = c->always;
+	if (round > 1)
+		r->disturb |= rnd_below(&r->rnd, BIT(NR_DISTURB));
 }
 
 static void round_run(struct round *r, struct post_count *n)
@@ -240,15 +257,18 @@ static void note_target(struct round *r)
 /* false: the first bad round, whose seed is printed, ends the case */
 static void run_case(const struct test_case *c, u64 posts, u64 case_seed)
 {
+	u64 n = 0, each = posts ?: ROUND_POSTS;
 	struct total t = {};
 	char counts[128];
-	u64 n = 0;
+
+	if (each > MAX_ROUND_POSTS)
+		each = MAX_ROUND_POSTS;
 
 	do {
 		struct round r = { .rnd = rnd_stream(case_seed, n++) };
 		struct post_count count;
 
-		round_setup(&r, c, posts && posts < ROUND_POSTS ? posts : ROUND_POSTS);
+		round_setup(&r, c, each, n);
 		round_run(&r, &count);
 		add(&t, &r, &count);
 		if (count.lost || count.stalled)

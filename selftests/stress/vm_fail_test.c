@@ -1141,24 +1141,27 @@ static void enter_nested(u64 kinds)
 		    entries(&r), r.guest->intr_exits, r.guest->wrong);
 }
 
-static void case_vm_fail_early(void)
+/* Which of KVM and the CPU finds a bad control depends on nested_early_check. */
+static void case_vm_fail(const char *name, char early_check, const char *needs)
 {
-	if (!stress_case_begin("VM-Fail in the early check") || !needs_nested(true))
+	if (!stress_case_begin(name) || !needs_nested(true))
 		return;
-	if (param_read("kvm_intel/nested_early_check") == 'Y')
+	if (param_read("kvm_intel/nested_early_check") == early_check)
 		enter_nested(BIT(HW_CONTROL));
 	else
-		stress_skip("load kvm-intel with nested_early_check=1");
+		stress_skip("%s", needs);
+}
+
+static void case_vm_fail_early(void)
+{
+	case_vm_fail("VM-Fail in the early check", 'Y',
+		     "load kvm-intel with nested_early_check=1");
 }
 
 static void case_vm_fail_late(void)
 {
-	if (!stress_case_begin("VM-Fail on entry") || !needs_nested(true))
-		return;
-	if (param_read("kvm_intel/nested_early_check") == 'N')
-		enter_nested(BIT(HW_CONTROL));
-	else
-		stress_skip("the early check finds it; load kvm-intel with nested_early_check=0");
+	case_vm_fail("VM-Fail on entry", 'N',
+		     "the early check finds it; load kvm-intel with nested_early_check=0");
 }
 
 static void case_found_by_kvm(void)
