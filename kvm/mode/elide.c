@@ -7,13 +7,10 @@
 
 #include "mode.h"
 
-/*
- * May be switched at any moment: each kick is decided on its own.  Off by
- * default: with several kickers at a time, some kicks were seen to come late.
- */
-static bool __read_mostly elide_kicks;
+/* May be switched at any moment: each kick is decided on its own. */
+static bool __read_mostly elide_kicks = true;
 module_param(elide_kicks, bool, 0644);
-MODULE_PARM_DESC(elide_kicks, "Kick without an IPI a vCPU that is not in the guest (default: off)");
+MODULE_PARM_DESC(elide_kicks, "Kick without an IPI a vCPU that is not in the guest (default: on)");
 
 /*
  * The caller has moved @vcpu->mode from IN_RUN_LOOP to EXITING_RUN_LOOP with a

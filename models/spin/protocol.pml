@@ -4,9 +4,9 @@
  * one vCPU under x86-TSO, for Spin.  run.py verifies it in many configurations;
  * README.md says what is modelled, what is abstracted, and what was found.
  *
- * Processes: vcpu (pid 0) is the vCPU's thread, two senders (pids 1 and 2) do
- * what SENDER1 and SENDER2 say as often as they like, machine drains the store
- * buffers and takes interrupts for the host.
+ * Processes: vcpu (pid 0) is the vCPU's thread, two senders (pids 1 and 2), or
+ * three, do what SENDER1, SENDER2 and SENDER3 say as often as they like, machine
+ * drains the store buffers and takes interrupts for the host.
  *
  * "calm" becomes true at an arbitrary moment, for good: from then on nobody
  * starts anything new, the guest runs and never exits on its own.  All work
@@ -30,6 +30,12 @@
 #ifndef SENDER2
 #define SENDER2		NONE
 #endif
+#ifdef SENDER3			/* kicks only, with or without a request */
+#define SENDERS		3
+#else
+#define SENDERS		2
+#define SENDER3		NONE
+#endif
 #ifndef PRECISE			/* kvm.precise_notify: 0, 1, 2: toggled at will */
 #define PRECISE		1
 #endif
@@ -52,7 +58,7 @@
 #define witness		skip
 
 #define V		0	/* the vCPU's thread; a thread's number is its pid */
-#define THREADS		3
+#define THREADS		(SENDERS + 1)
 #ifdef MIGRATE
 #define PCPUS		2
 #else
@@ -222,7 +228,7 @@ bool waited;		/* a wait-kick returned before its request was processed */
 byte called;		/* wait-kicks whose IPI was handled: a bit per sender */
 
 #define me		_pid
-#define my_bit		(1 << (me - 1))
+#define my_bit		(1 << (me == 3 -> 3 : me - 1))	/* bit 2 is REQ_EVENT */
 #ifdef SAME_VECTOR
 #define my_vector	1
 #else
@@ -919,14 +925,14 @@ inline kvm_make_all_cpus_request()
 	}
 }
 
-active [2] proctype sender()
+active [SENDERS] proctype sender()
 {
 	byte kind;
 	byte seen;
 	byte old;
 	byte cpu;
 
-	kind = (me == 1 -> SENDER1 : SENDER2);
+	kind = (me == 1 -> SENDER1 : (me == 2 -> SENDER2 : SENDER3));
 	do
 	:: calm || kind == NONE -> break
 	:: !calm && kind == POST -> vmx_deliver_posted_interrupt()
@@ -990,7 +996,7 @@ inline take_interrupts(c)
 /* All is at rest.  irr is the vCPU's own, empty in the guest; see check_block. */
 inline examine()
 {
-	assert(P0_rests || ((in_guest ^ blocked) && ended == 2));
+	assert(P0_rests || ((in_guest ^ blocked) && ended == SENDERS));
 	assert(P1_irq || !in_guest || (pir == 0 && npir == 0 && virr == 0));
 	assert(P2_kick || !in_guest || (!flush_owed && (requests & ~REQ_EVENT) == 0));
 	assert(P4_wake || !blocked || (pir == 0 && npir == 0 && virr == 0));
@@ -1003,6 +1009,9 @@ active proctype machine()
 	:: drain_oldest(0)
 	:: drain_oldest(1)
 	:: drain_oldest(2)
+#if SENDERS == 3
+	:: drain_oldest(3)
+#endif
 	:: take_interrupts(0)
 #ifdef MIGRATE
 	:: take_interrupts(1)

@@ -62,6 +62,7 @@ PROTOCOL = [
     Config("vmx-nested-toggle", vmx("NESTED", "NONE", "PRECISE=2", "MIGRATE"), "ok", True),
     Config("kick-kick-elide", vmx("KICK", "KICK", "ELIDE"), "ok"),
     Config("kick-request-elide", vmx("KICK", "KICK_REQUEST", "ELIDE"), "ok"),
+    Config("kick-kick-kick-elide", vmx("KICK", "KICK", "SENDER3=KICK", "ELIDE"), "ok", True),
     Config("kick-wait-elide", vmx("KICK", "KICK_WAIT", "ELIDE"), "ok"),
     Config("kick-elide-migrate", vmx("KICK", "NONE", "ELIDE", "MIGRATE"), "ok"),
     Config("wait-walk-migrate", vmx("KICK_WAIT", "NONE", "SHADOW_WALK", "MIGRATE"), "ok"),
