@@ -38,7 +38,7 @@ STATUS_HELP = f"""exit status: that of the command, or
   130  interrupted"""
 
 KERNEL_LINE = r"^\[ *\d+\.\d+\](?:\[[^\]]*\])? "
-FATAL = re.compile(KERNEL_LINE + r"(?:Kernel panic|BUG: |Oops: |.*general protection fault|"
+FATAL = re.compile(KERNEL_LINE + r"(?:Kernel panic|BUG: (?!KCSAN)|Oops: |.*general protection fault|"
                    r"watchdog: BUG|.*double fault)")
 WARNED = re.compile(KERNEL_LINE + r"(?:WARNING: |rcu: INFO: .*stall|rcu: .*detected stalls)")
 ENDED = re.compile(r"(.*?)LAB-EXIT (\d+)$")

@@ -79,7 +79,8 @@ static int probe(unsigned int cmd, struct kvm_mode_probe *p)
 		r = operate(cmd, vcpu);
 
 	if (!r) {
-		p->exits = READ_ONCE(vcpu->stat.exits);
+		/* Counted with plain stores by the vCPU's thread; on x86 whole. */
+		p->exits = data_race(vcpu->stat.exits);
 		/* exits before the others: see kvm-mode-probe.h */
 		smp_rmb();
 		p->mode = READ_ONCE(vcpu->mode);

@@ -166,23 +166,9 @@ static void drain(struct post_vm *p, struct post_count *c)
 	} while (c->lost && now_ms() - start < p->cfg.stall_ms);
 }
 
-/*
- * QEMU's VMRUN delivers the interrupt in EVENTINJ, yet leaves it noted as an
- * exception; a CPU that is kicked at that moment delivers it again.  Rarely.
- */
-static u64 doubled_by_emulator(u64 posts)
-{
-	u32 eax, ebx, ecx, edx;
-
-	cpuid(0x40000000, &eax, &ebx, &ecx, &edx);
-	return ebx == 0x54474354 /* "TCGT" */ ? 2 + posts / 1000 : 0;
-}
-
 static bool verdict(struct post_vm *p, struct nested_shared *n,
 		    struct post_count *c)
 {
-	u64 tolerated = doubled_by_emulator(c->posted);
-
 	stress_note("%lu entries of L2, exits: %lu hypercalls, %lu CPUIDs, %lu interrupts",
 		    n->entries, n->hypercalls, n->cpuids, n->intr_exits);
 	stress_note("longest wait %lu ticks, late is above %lu; %lu ticks computed",
@@ -199,11 +185,8 @@ static bool verdict(struct post_vm *p, struct nested_shared *n,
 	if (c->stalled)
 		stress_note("%lu senders waited %lu ms for a vector to be handled",
 			    c->stalled, p->cfg.stall_ms);
-	if (c->doubled && c->doubled <= tolerated)
-		stress_note("%lu doubled: QEMU's SVM is known to do that",
-			    c->doubled);
 	return !c->lost && !c->res.late && !c->stalled &&
-	       c->doubled <= tolerated && c->posted && n->hypercalls &&
+	       !c->doubled && c->posted && n->hypercalls &&
 	       p->s->target.compute > p->s->late_bound &&
 	       (!nested_has_pi(n->mode) || n->in_l2 > n->synced);
 }

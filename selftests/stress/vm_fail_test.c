@@ -851,28 +851,13 @@ static void rig_end(struct rig *r)
 	signal_consume();
 }
 
-/*
- * QEMU's VMRUN delivers the interrupt in EVENTINJ, yet leaves it noted as an
- * exception; a CPU that is kicked at that moment delivers it again.  Rarely.
- */
-static u64 doubled_by_emulator(u64 posts)
-{
-	u32 eax, ebx, ecx, edx;
-
-	cpuid(0x40000000, &eax, &ebx, &ecx, &edx);
-	return ebx == 0x54474354 /* "TCGT" */ ? 2 + posts / 1000 : 0;
-}
-
 static bool nothing_doubled(struct rig *r)
 {
 	u64 doubled = READ_ONCE(r->posts->target.doubled);
-	bool tolerated = doubled <= doubled_by_emulator(r->posted);
 
 	if (doubled)
-		stress_note("DOUBLED: %lu of %lu interrupts%s", doubled,
-			    r->posted, tolerated ?
-			    "; QEMU's SVM is known to do that" : "");
-	return tolerated;
+		stress_note("DOUBLED: %lu of %lu interrupts", doubled, r->posted);
+	return !doubled;
 }
 
 static bool nothing_stale(struct rig *r)
