@@ -41,7 +41,12 @@ SLOW = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test",
         "memslot_perf_test", "rseq_test", "set_memory_region_test"}
 FAST_VMX = {"amx_test", "coalesced_io_test", "cpuid_test", "cr4_cpuid_sync_test", "debug_regs",
             "exit_on_emulation_failure_test", "fix_hypercall_test", "get_msr_index_features",
-            "guest_print_test"}
+            "guest_print_test", "kvm_pv_test", "nested_exceptions_test", "set_boot_cpu_id",
+            "set_sregs_test", "smm_test", "state_test", "triple_fault_event_test",
+            "userspace_io_test", "vmx_apic_access_test", "vmx_close_while_nested_test",
+            "vmx_dirty_log_test", "vmx_exception_with_invalid_guest_state",
+            "vmx_invalid_nested_guest_state", "vmx_msrs_test", "vmx_set_nested_state_test",
+            "vmx_tsc_adjust_test", "xapic_state_test"}
 
 PASS, SKIP, TIMEOUT = "pass", "skip", "timeout"
 STATUS = {0: PASS, 4: SKIP, 137: TIMEOUT}
