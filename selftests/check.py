@@ -522,13 +522,18 @@ def test_hang(project):
     need(not emulators(), "the emulator still runs")
 
 
+def take_interrupts():
+    """Ctrl-C is ignored by what a shell has put into the background, and by its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_killed_emulator(project):
     """a killed emulator and Ctrl-C: a clear end, no process left"""
     for kill_lab, expected in ((False, 125), (True, 130)):
         job = subprocess.Popen(["lab/lab.py", "--build", project.build, "--lab", "svm",
                                 "--kvm", "stock", "--run", "echo up; sleep 1000"],
                                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True)
+                               text=True, preexec_fn=take_interrupts)
         need(job.stdout.readline().strip() == "up", "L1 did not come up")
         if kill_lab:
             job.send_signal(signal.SIGINT)

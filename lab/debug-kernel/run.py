@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -32,11 +33,12 @@ def say(text):
 
 
 def reports(log):
-    """Blocks of the console log that begin like a report, up to 60 lines each."""
+    """Blocks of the console log that begin like a report, to the line that ends it, or 60."""
     lines, found = log.read_text(errors="replace").splitlines(), []
     for n, line in enumerate(lines):
-        if lab.KERNEL_LINE and re.match(lab.KERNEL_LINE, line) and REPORT.search(line):
-            found.append("\n".join(lines[n:n + 60]))
+        if re.match(lab.KERNEL_LINE, line) and REPORT.search(line):
+            length = next((i for i, text in enumerate(lines[n:n + 60]) if "=====" in text), 60)
+            found.append("\n".join(lines[n:n + length]))
     return found
 
 
@@ -66,8 +68,10 @@ def run_one(name, args):
     ours = [block for block in found if OURS.search(block)]
     print(f"{name}: {len(found)} reports, {len(ours)} with our code in them; "
           f"{len(failed)} tests failed" + (f"; {error}" if error else ""))
-    for block in found:
-        print(f"  {'OURS  ' if block in ours else 'others'} {block.splitlines()[0]}")
+    kinds = Counter(("OURS  " if block in ours else "others",
+                     re.sub(lab.KERNEL_LINE, "", block.splitlines()[0])) for block in found)
+    for (whose, title), n in sorted(kinds.items()):
+        print(f"  {whose} {n:4} {title}")
     for text in failed:
         print(f"  failed: {text}")
     for block in ours:
