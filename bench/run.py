@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "lab"))
+import emulators  # noqa: E402
 import lab  # noqa: E402
 
 VARIANTS = ("stock", "patched", "patched_off")
@@ -254,10 +255,12 @@ def html(results):
 
 def emulator_name(name, build):
     if name == "svm":
-        text = subprocess.run([f"{build}/qemu/qemu-system-x86_64", "--version"],
+        folder = emulators.qemu_folder(build)
+        text = subprocess.run([folder / "qemu-system-x86_64", "--version"],
                               capture_output=True, text=True).stdout
         version = re.search(r"version (\S+)", text)
-        return f"QEMU {version[1] if version else '?'}, TCG, SVM without AVIC"
+        mended = ", mended" if folder.name == "qemu-mended" else ""
+        return f"QEMU {version[1] if version else '?'}{mended}, TCG, SVM without AVIC"
     patches = len(list((ROOT / "lab/bochs/patches").glob("*.patch")))
     return f"Bochs 3.0 with {patches} patches, VMX with posted interrupts"
 

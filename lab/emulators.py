@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """How each lab's emulator is started: command line, configuration and the files it boots
-from, all in the run's own temporary directory. Used by lab.py only.
+from, all in the run's own temporary directory. Used by lab.py; bench/run.py names the QEMU.
 """
 
 import shutil
 import struct
+from pathlib import Path
 
 from vmlinux import KernelError, flat_file
 
@@ -36,6 +37,12 @@ def find_one(directory, pattern, what):
     return found[-1]
 
 
+def qemu_folder(build):
+    """With our patches (`make qemu`), else the distribution's."""
+    mended = Path(build) / "qemu-mended"
+    return mended if mended.is_dir() else Path(build) / "qemu"
+
+
 class Svm:
     """QEMU TCG with emulated SVM; several threads, real concurrency."""
 
@@ -45,13 +52,8 @@ class Svm:
     def __init__(self, options, work):
         self.options, self.work = options, work
 
-    def _folder(self):
-        """With our patches (`make qemu`), else the distribution's."""
-        mended = self.options.build / "qemu-mended"
-        return mended if mended.is_dir() else self.options.build / "qemu"
-
     def _binary(self):
-        own = self._folder() / "qemu-system-x86_64"
+        own = qemu_folder(self.options.build) / "qemu-system-x86_64"
         found = str(own) if own.exists() else shutil.which("qemu-system-x86_64")
         if not found:
             raise LabError("qemu-system-x86_64 is missing: install qemu-system-x86 "
@@ -62,7 +64,7 @@ class Svm:
         """Returns the argument vector. @serial: None for standard output."""
         initrd = self.work / "initrd"
         initrd.write_bytes(b"".join(archives))
-        share = self._folder() / "share"
+        share = qemu_folder(self.options.build) / "share"
         firmware = ["-L", str(share)] if share.is_dir() else []
         return [self._binary(), *firmware, "-M", "q35", "-accel", "tcg,thread=multi",
                 "-cpu", "EPYC,+svm,+npt", "-smp", str(self.options.cpus),
