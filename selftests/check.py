@@ -34,6 +34,10 @@ LATE_MUTANT = "no-entering"
 RACE_TICKS = 150
 GAP_PROBE, GAP_PROBE_TICKS = "widen-gap", 200
 
+# KVM selftests of the quick form that pass on stock, at least (seen: 46, 24).
+SELFTESTS_PASS = {"svm": 40, "vmx": 20}
+
+
 class Failed(Exception):
     """A test's finding, in words."""
 
@@ -437,7 +441,7 @@ def test_kvm_selftests(project, name):
     rows = kvm_selftests.compare(project.build, name, names, path,
                                  kvm_selftests.LABS[name]["quick_seconds"])
     results = kvm_selftests.count(rows, "stock")
-    need(results.get("pass", 0) >= len(names) / 4, f"of {len(names)} on stock: {results}")
+    need(results.get("pass", 0) >= SELFTESTS_PASS[name], f"of {len(names)} on stock: {results}")
     worse = kvm_selftests.different(rows)
     need(not worse, "\n".join(f"{n}: {rows[n]}" for n in worse))
     unsteady = [n for n, row in rows.items() if len(row["stock"]) > 1]
