@@ -444,9 +444,9 @@ def test_kvm_selftests(project, name):
     need(results.get("pass", 0) >= SELFTESTS_PASS[name], f"of {len(names)} on stock: {results}")
     worse = kvm_selftests.different(rows)
     need(not worse, "\n".join(f"{n}: {rows[n]}" for n in worse))
-    unsteady = [n for n, row in rows.items() if len(row["stock"]) > 1]
+    once = [n for n, row in rows.items() if len(row["stock"]) > 1]
     project.notes.append(f"{name}: KVM selftests, the same on stock and patched: {results}"
-                         + (f"; unsteady on stock: {' '.join(unsteady)}" if unsteady else ""))
+                         + (f"; differed once: {' '.join(once)}" if once else ""))
 
 
 # --- bad input ----------------------------------------------------------------

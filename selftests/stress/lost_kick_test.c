@@ -25,6 +25,7 @@
 #include "stress.h"
 
 #define ROUND_KICKS	10000
+#define MIN_KICKS	100	/* of each kicker, also when the time is up */
 #define MAX_KICKERS	3
 #define LOST_US		5000000
 #define MEMORY_GPA	0x40000000ull
@@ -192,10 +193,12 @@ static void *kicker_fn(void *data)
 	struct kicker *k = data;
 	u64 i;
 
-	for (i = 0; i < k->kicks && !k->n.lost && stress_time_left(); i++) {
+	for (i = 0; i < k->kicks && !k->n.lost; i++) {
 		struct kvm_mode_probe p = {};
 		u64 nmis = before(k);
 
+		if (i >= MIN_KICKS && !stress_time_left())
+			break;
 		if (k->c->switched && !rnd_below(&k->rnd, 8)) {
 			u64 which = rnd_below(&k->rnd, STRESS_NR_SWITCHES);
 
@@ -309,7 +312,7 @@ static void kick_case(const struct kick_case *c, u64 seed, u64 kicks)
 	} while (clean(&n) && stress_time_left() && (!kicks || n.kicks < kicks));
 
 	snprintf(counts, sizeof(counts), " ipis %lu elided %lu", n.sent, n.elided);
-	stress_case(clean(&n),
+	stress_case(clean(&n) && n.kicks,
 		    "kicks %lu met %lu lost %lu late %lu unfinished %lu%s",
 		    n.kicks, n.met, n.lost, n.late, n.unfinished,
 		    counted ? counts : "");
