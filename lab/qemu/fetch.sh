@@ -6,10 +6,10 @@
 #
 # Seen with QEMU 7.2, thread=multi, while VMs come and go: L1 panics with "Oops:
 # int3" at a static key in __schedule(), on stock in two of three runs of 75
-# seconds, and once on patched.  Not seen with 10.0.  It looks as if a CPU
-# executed an INT3 that the kernel's text patching had taken back, i.e. a stale
-# translation; the cause, and the version that mended it, were not looked up.
-# Hence the oldest version that was run without it.
+# seconds, and once on patched.  A CPU executes an INT3 that the kernel's text
+# patching has taken back, i.e. a stale translation.  With 10.0 it is rare;
+# patches/0004 mends what is left of it there.  Hence the oldest version of which
+# that is known.
 set -euo pipefail
 
 minimum=10.0
