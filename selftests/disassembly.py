@@ -21,6 +21,7 @@ PREFIXES = {"lock", "cs", "ds", "es", "data16", "rep", "repz", "repnz", "notrack
 # (size of an entry) of the tables that add edges: {code, target, ...}, both PC32.
 EDGE_TABLES = {"__jump_table": 16, "__ex_table": 12}
 RETURN_THUNK, DEAD_ENDS = "__x86_return_thunk", {"__stack_chk_fail", "panic"}
+CALL_THUNK = "__x86_indirect_thunk_"    # and the register that holds the address
 
 LOW = {"rax": "eax ax al ah", "rbx": "ebx bx bl bh", "rcx": "ecx cx cl ch",
        "rdx": "edx dx dl dh", "rsi": "esi si sil", "rdi": "edi di dil",
@@ -62,7 +63,7 @@ class Insn:
         self.name = words[0].split(",")[0]
         raw = re.sub(r"<[^>]*>", "", " ".join(words[1:]))
         self.operands = split_operands(raw)
-        self.target = self.symbol = None
+        self.target = self.symbol = self.variable = None
 
     def is_any(self, *names):
         return self.name.startswith(names)
@@ -147,6 +148,8 @@ class Program:
                 last = insn.place
                 if insn.branches:
                     self.aim(insn, m[3])
+                elif found := RELOC.match((m[3] or "").replace("\t", " ")):
+                    self.refer(insn, found)
 
     def aim(self, insn, reloc):
         """Sets where a branch goes: into this object, to a symbol, or nowhere known."""
@@ -166,6 +169,11 @@ class Program:
             insn.target = (path, section, int(insn.operands[0], 16))
         if insn.target in self.starts:
             insn.symbol = self.starts[insn.target]
+
+    def refer(self, insn, reloc):
+        """Sets the variable, of another object, whose beginning an instruction reads."""
+        if insn.access() == "read" and int(reloc[3] or "0", 16) == -4:
+            insn.variable = reloc[2]
 
     def read_tables(self, path):
         table, entries = None, {}
@@ -213,13 +221,17 @@ class Layout:
     """Which fields of which structures matter: offsets, and pointers to follow."""
 
     def __init__(self):
-        self.fields, self.pointers = [], {}
+        self.fields, self.pointers, self.variables = [], {}, {}
 
     def field(self, name, kind, offset, size):
         self.fields.append((kind, offset, offset + size, name))
 
     def pointer(self, kind, offset, to):
         self.pointers[kind, offset] = to
+
+    def variable(self, name, to):
+        """A global pointer."""
+        self.variables[name] = to
 
     def find(self, kind, offset):
         for of, start, end, name in self.fields:
@@ -282,6 +294,8 @@ class Walker:
         """The value that the operand in memory has."""
         if self.slot(insn):
             return regs.get(self.slot(insn))
+        if insn.variable in self.layout.variables:
+            return self.layout.variables[insn.variable], 0
         where = self.points_to(insn, regs)
         if where in self.layout.pointers:
             return self.layout.pointers[where], 0
@@ -457,6 +471,9 @@ class Walker:
             words.add("barrier")
         if insn.branches and insn.symbol:
             words.add(f"call {insn.symbol}")
+            if insn.symbol.startswith(CALL_THUNK):
+                kind, name = registers.get(insn.symbol.removeprefix(CALL_THUNK), (None, None))
+                words.add(f"call *{name if kind == 'load' else '?'}")
         if self.returns(insn) and not stack:
             words.add("return")
         access, field = insn.access(), self.field(insn, registers)

@@ -24,7 +24,8 @@ from disassembly import Layout, Program, Walker, run
 RUN, SYNC = "call __SCT__kvm_x86_vcpu_run", "call __SCT__kvm_x86_sync_pir_to_irr"
 ELIDE, SHOULD_KICK = "call kvm_arch_elide_kick", "call kvm_arch_vcpu_should_kick"
 WAKE, KICK = "call kvm_vcpu_wake_up", "call kvm_vcpu_kick"
-SEND_IPI, DOORBELL = "call __SCT__apic_call_send_IPI_mask", "call avic_ring_doorbell"
+SEND_IPI, SEND_IPI_MASK = "call *send_IPI", "call __SCT__apic_call_send_IPI_mask"
+DOORBELL = "call avic_ring_doorbell"
 
 # In the kernel, not in the modules.  Its full barrier is part of its contract: it is
 # why smp_mb__after_srcu_read_unlock() is empty on every architecture.
@@ -37,7 +38,7 @@ INLINES = ("vcpu_enter_guest", "kvm_vcpu_exit_request", "kvm_mode_enter", "kvm_m
            "kvm_vcpu_exiting_run_loop", "kvm_request_needs_ipi", "kvm_make_request")
 
 # A member of a structure, as pahole prints it: type, name, offset, size.
-MEMBER = re.compile(r"^\t+([\w ]+?)[\s*]+(\w+)(?:\[\d+\])*(?: __attribute__.*?)?;"
+MEMBER = re.compile(r"^\t+([\w ]+?)[\s(*]+(\w+)(?:\)\(.*\))?(?:\[\d+\])*(?: __attribute__.*?)?;"
                     r"\s+/\*\s+(\d+)\s+(\d+) \*/$", re.M)
 
 
@@ -367,6 +368,8 @@ def vmx_paths(build, program):
         raise Wrong("struct vcpu_vmx does not begin with the vCPU")
     layout = build.with_apic(build.layout(control=("vcpu_vmx", "pi_desc", "control"),
                                           pir=("vcpu_vmx", "pi_desc", "pir")))
+    layout.variable("apic", "driver")
+    layout.field("send_IPI", "driver", *build.member("apic", "send_IPI"))
     return Paths(program, layout, "vmx_deliver_interrupt", {"rdi": ("apic", 0)},
                  ("vmx_deliver_posted_interrupt", "vmx_deliver_nested_posted_interrupt",
                   "kvm_vcpu_trigger_posted_interrupt", "vmx_send_posted_interrupt_ipi"))
@@ -388,7 +391,7 @@ def vmx_post_first(build, program):
 def vmx_look_first(build, program):
     """the look comes ahead of the IPI, of the choice of its CPU and of the wake-up"""
     paths = vmx_paths(build, program)
-    paths.order({"read flag", "read mode"}, SEND_IPI, WAKE, "read cpu")
+    paths.order({"read flag", "read mode"}, SEND_IPI, SEND_IPI_MASK, WAKE, "read cpu")
 
 
 def notifies(build, paths, send):
@@ -404,7 +407,7 @@ def notifies(build, paths, send):
 
 def vmx_notifies(build, program):
     """a vCPU seen in or near the guest gets an IPI, one outside the run loop is woken"""
-    notifies(build, vmx_paths(build, program), {SEND_IPI})
+    notifies(build, vmx_paths(build, program), {SEND_IPI, SEND_IPI_MASK})
 
 
 def vmx_on_first(build, program):

@@ -45,6 +45,11 @@ enum kvm_execution_mode {
 
 DECLARE_STATIC_KEY_TRUE(kvm_precise_notify);
 
+static __always_inline bool kvm_mode_is_precise(void)
+{
+	return static_branch_likely(&kvm_precise_notify);
+}
+
 DECLARE_TRACEPOINT(kvm_mode_notify);
 
 void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen);
@@ -145,7 +150,7 @@ kvm_mode_of_run_loop(struct kvm_vcpu *vcpu)
 static __always_inline enum kvm_execution_mode
 kvm_mode_read(struct kvm_vcpu *vcpu)
 {
-	if (!static_branch_likely(&kvm_precise_notify))
+	if (!kvm_mode_is_precise())
 		return kvm_mode_of_run_loop(vcpu);
 
 	/*
