@@ -26,7 +26,7 @@ import lab  # noqa: E402
 # second is billions of instructions, a count of what the test does), and parameters
 # with which KVM is loaded for it.
 ROUNDS = {
-    "svm": (("lost_interrupt_test", "-d 80", ""), ("lost_kick_test", "-d 24", ""),
+    "svm": (("lost_interrupt_test", "-d 240", ""), ("lost_kick_test", "-d 24", ""),
             ("vm_fail_test", "-d 4", ""), ("nested_posted_test", "-d 6", ""),
             ("lifecycle_test", "-d 4", "")),
     "vmx": (("lost_interrupt_test", "-d 1000 -n 480000", ""),
