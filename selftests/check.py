@@ -341,11 +341,11 @@ def test_toggle(project, name):
     posts = QUICK_POSTS[name]
     script = f"""
         switch=/sys/module/kvm/parameters/precise_notify
-        (while :; do echo N > $switch; echo Y > $switch; n=$((n + 1)); echo $n > /tmp/n; done) &
+        (while :; do echo N > $switch; echo Y > $switch; echo >> /tmp/switched; done) &
         toggler=$!
         kvm-mode-bench post --json --posts {posts} --workload mixed || exit 1
         kill $toggler
-        echo "SWITCHED $(cat /tmp/n)"
+        echo "SWITCHED $(wc -l < /tmp/switched)"
         for set in stock patched stock patched; do load-kvm $set || exit 2; done
         kvm-mode-bench post --json --posts {posts // 5} --workload mixed || exit 3
         load-kvm patched precise_notify=0 || exit 4
@@ -575,7 +575,7 @@ def run_one(project, number, test, *args):
     try:
         test(project, *args)
     except (Failed, lab.LabError, OSError, subprocess.SubprocessError, ValueError,
-            KeyError, StopIteration) as error:
+            LookupError, StopIteration) as error:
         print(f"not ok {number} - {label}")
         print("".join(f"  # {line}\n" for line in f"{type(error).__name__}: {error}"
                       .splitlines()[:40]), end="", flush=True)
