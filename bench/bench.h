@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The host side of kvm-mode-bench: options, counters and results, shared by
- * kvm-mode-bench.c, post.c, counters.c and report.c.
+ * kvm-mode-bench.c, post.c, latency.c, window.c, distribution.c, counters.c and report.c.
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -61,7 +61,7 @@ struct vcpu_stats {
 /* What does not change while the program runs */
 struct host_info {
 	bool intel;
-	char apicv, ipiv, nrips, preemption_timer, precise_notify;	/* Y, N, 0 */
+	char apicv, ipiv, nrips, preemption_timer, precise_notify, elide_kicks;	/* Y, N, 0 */
 	long long halt_poll_ns;
 	unsigned int fastpath_ops;	/* POST_FP_* that re-enter on this host */
 	unsigned int nr_cpus;
@@ -84,6 +84,49 @@ struct post_outcome {
 	char *emulator;			/* JSON text or NULL */
 };
 
+/* Of samples in ticks; all 0 without a sample */
+struct distribution {
+	u64 count, min, p50, p50_low, p50_high, p90, p99, p999, max;
+	u64 grid[101];			/* percentiles 0 to 100 */
+	double mean;
+};
+
+/* A change of a vCPU's states, in ticks since the RDTSC ahead of an exit */
+struct window_change {
+	u64 ticks;
+	int mode, flag;
+};
+
+#define WINDOW_CHANGES	16
+
+/*
+ * How a sender on another CPU sees round trips of one VM-Exit.  after: from the
+ * RDTSC ahead of the exit until it sees the vCPU in the host; before: from when it
+ * sees it in the guest again to the RDTSC behind the entry.  Where it never sees
+ * the host, after is the whole round trip, and before 0.
+ */
+struct window_result {
+	struct distribution after, before;	/* of those that were watched throughout */
+	u64 turn_ticks;			/* of the watching loop: the resolution */
+	u64 unseen;			/* of these, without a change of what a sender does */
+	u64 ticks;			/* of the round trip that is drawn */
+	u64 nr;
+	struct window_change change[WINDOW_CHANGES];
+};
+
+/* One run of a latency benchmark */
+struct lat_result {
+	const char *benchmark, *form, *apic, *clock;
+	const char *target;		/* NULL: there is none */
+	u64 vcpus, lost, backwards, warmup, seed;
+	u64 tries;			/* kicks done, of which d.count met the run loop */
+	bool pinned;
+	struct distribution d;
+	struct vcpu_stats stats;	/* all vCPUs, warm-up included */
+	long long spurious;
+	struct window_result window;	/* exit --window */
+};
+
 extern struct options opts;
 extern struct host_info host;
 extern const char * const workload_names[POST_NR_WORKLOADS];
@@ -104,7 +147,25 @@ char *lab_counters_read(void);
 /* post.c */
 bool post_run(enum post_workload workload, struct post_outcome *out);
 
+/* latency.c: false if it is none of its benchmarks; exit status */
+bool latency_parse(int argc, char **argv);
+int latency_run(void);
+
+/* distribution.c: sorts the samples */
+struct distribution distribution_of(u32 *samples, u64 n);
+
+/* window.c: until the guest is done; then what was seen */
+struct lat_shared;
+void window_watch(int probe_fd, struct post_vm *p, struct lat_shared *l);
+void window_find(struct post_vm *p, struct lat_shared *l, const u32 *ticks,
+		 struct window_result *w);
+
+/* kvm-mode-bench.c: both end the program on wrong usage */
+u64 parse_number(const char *opt, const char *arg, u64 min, u64 max);
+void __noreturn usage_error(const char *what, const char *arg);
+
 /* report.c */
+void latency_report(const struct lat_result *r, bool json);
 void report_json(const struct post_outcome *out);
 void report_table(const struct post_outcome *out, bool header);
 

@@ -62,7 +62,7 @@ compile()
 	name=$(basename "$src" .c)
 	# Guest code takes interrupts on its own stack, and they save no SSE.
 	case $name in
-	guest | *_guest) extra=(-mno-red-zone -mgeneral-regs-only) ;;
+	guest | *_guest | *-guest) extra=(-mno-red-zone -mgeneral-regs-only) ;;
 	esac
 	gcc -std=gnu11 -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -DQUIET \
 		-DCONFIG_64BIT -U_FORTIFY_SOURCE -fno-stack-protector -fno-PIE \
@@ -84,7 +84,7 @@ link()
 
 	shift
 	gcc -static -no-pie -pthread "${@/#/$work/}" "$work/libkvm/libkvm.a" \
-		-o "$work/$(basename "$output")"
+		-lm -o "$work/$(basename "$output")"
 	strip -o "$output.new" "$work/$(basename "$output")"
 	mv "$output.new" "$output"
 }
@@ -94,7 +94,8 @@ build_bench()
 	local src objs=()
 
 	libkvm
-	for src in kvm-mode-bench post post-vm counters report guest; do
+	for src in kvm-mode-bench post post-vm latency latency-guest window \
+		distribution counters report guest; do
 		compile "$here/$src.c"
 		objs+=("$src.o")
 	done

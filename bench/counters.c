@@ -84,6 +84,7 @@ void host_info_read(void)
 	host.nrips = param_bool(vendor, "nrips");
 	host.preemption_timer = param_bool(vendor, "preemption_timer");
 	host.precise_notify = param_bool("kvm", "precise_notify");
+	host.elide_kicks = param_bool("kvm", "elide_kicks");
 	host.halt_poll_ns = NO_VALUE;
 	if (param_read("kvm", "halt_poll_ns", buf, sizeof(buf)))
 		host.halt_poll_ns = strtoll(buf, NULL, 0);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * kvm-mode-bench: benchmarks of interrupt posting between the vCPUs of small
- * guests, for stock and patched KVM alike. Started by the lab's runner inside
- * L1, or by a person on any host with /dev/kvm.
+ * kvm-mode-bench: benchmarks of interrupts and kicks with small guests, for
+ * stock and patched KVM alike. Started by the lab's runner inside L1, or by a
+ * person on any host with /dev/kvm. Here: the benchmarks' names, the options of
+ * `post`, messages.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -18,7 +19,21 @@
 #define STR(x)		#x
 #define XSTR(x)		STR(x)
 
-static const char help_text[] =
+static const char overview[] =
+"usage: kvm-mode-bench BENCHMARK [options]\n"
+"\n"
+"Benchmarks of interrupts and kicks, with small guests of its own.\n"
+"\n"
+"  post    interrupts posted at random without waiting: what is lost, late or\n"
+"          wasted, what a post costs\n"
+"  ipi     latency of one IPI: self, unicast, multicast, broadcast\n"
+"  kick    from a kick to the vCPU being out of the run loop\n"
+"  exit    round trip of a VM-Exit, ordinary and fastpath\n"
+"  timer   latency of the TSC-deadline timer\n"
+"\n"
+"kvm-mode-bench BENCHMARK --help has the options.\n";
+
+static const char post_help[] =
 "usage: kvm-mode-bench post [options]\n"
 "\n"
 "post: vCPUs post interrupts to vCPU 0 at random gaps without waiting for them;\n"
@@ -62,6 +77,8 @@ struct options opts = {
 	.lab_port	= NO_VALUE,
 };
 
+static bool latency;	/* one of latency.c's, not post */
+
 void die(const char *fmt, ...)
 {
 	va_list ap;
@@ -85,13 +102,13 @@ void warn(const char *fmt, ...)
 	va_end(ap);
 }
 
-static void __noreturn usage_error(const char *what, const char *arg)
+void __noreturn usage_error(const char *what, const char *arg)
 {
 	fprintf(stderr, "kvm-mode-bench: %s '%s'; see --help\n", what, arg);
 	_exit(EXIT_USAGE);
 }
 
-static u64 parse_number(const char *opt, const char *arg, u64 min, u64 max)
+u64 parse_number(const char *opt, const char *arg, u64 min, u64 max)
 {
 	char *end;
 	u64 n;
@@ -220,28 +237,44 @@ static void parse_option(int opt, char *arg)
 	}
 }
 
-/*
- * The library's own constructor already needs KVM's module parameters. This
- * one runs first, so that --help and wrong usage do not depend on KVM.
- */
-static void __attribute__((constructor(101))) options_parse(int argc, char **argv)
+static void post_parse(int argc, char **argv)
 {
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "h", long_options, NULL)) != -1)
 		parse_option(opt == 'h' ? O_HELP : opt, optarg);
 	if (opts.help) {
-		fputs(help_text, stdout);
+		fputs(post_help, stdout);
 		fflush(stdout);
 		_exit(EXIT_SUCCESS);
 	}
-	if (optind == argc)
-		usage_error("no benchmark named, expected", "post");
-	if (strcmp(argv[optind], "post") || optind + 1 < argc)
-		usage_error("unknown argument:",
-			    argv[optind + !strcmp(argv[optind], "post")]);
+	if (optind < argc)
+		usage_error("unknown argument:", argv[optind]);
 	if (!opts.workloads)
 		opts.workloads = (1u << POST_NR_WORKLOADS) - 1;
+}
+
+/*
+ * The library's own constructor already needs KVM's module parameters. This
+ * one runs first, so that --help and wrong usage do not depend on KVM.
+ */
+static void __attribute__((constructor(101))) options_parse(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "";
+
+	if (!strcmp(name, "--help") || !strcmp(name, "-h")) {
+		fputs(overview, stdout);
+		fflush(stdout);
+		_exit(EXIT_SUCCESS);
+	}
+	if (!*name || *name == '-')
+		usage_error("no benchmark named, expected one such as", "post");
+	if (!strcmp(name, "post"))
+		post_parse(argc - 1, argv + 1);
+	else if (latency_parse(argc, argv))
+		latency = true;
+	else
+		usage_error("no such benchmark:", name);
 	if (access("/dev/kvm", R_OK | W_OK)) {
 		fprintf(stderr,
 			"kvm-mode-bench: skipped: /dev/kvm: %s; load kvm-intel or kvm-amd, and run as root\n",
@@ -258,15 +291,11 @@ static void map_status(int status, void *unused)
 		_exit(EXIT_LOST);
 }
 
-int main(void)
+static int post_main(void)
 {
 	bool ok = true, header = true;
 	int i;
 
-	on_exit(map_status, NULL);
-	/* The library loads the guest from this file; argv[0] may lack a path. */
-	program_invocation_name = "/proc/self/exe";
-	host_info_read();
 	if (host.nr_cpus < opts.senders + 2)
 		warn("%u CPUs for %lu vCPU threads and this program: they share, latencies suffer",
 		     host.nr_cpus, opts.senders + 1);
@@ -286,4 +315,13 @@ int main(void)
 		free(out.emulator);
 	}
 	return ok ? EXIT_SUCCESS : EXIT_LOST;
+}
+
+int main(void)
+{
+	on_exit(map_status, NULL);
+	/* The library loads the guest from this file; argv[0] may lack a path. */
+	program_invocation_name = "/proc/self/exe";
+	host_info_read();
+	return latency ? latency_run() : post_main();
 }

@@ -74,7 +74,8 @@ static void *vcpu_thread_fn(void *data)
 	struct post_vm *p = t->p;
 	int r;
 
-	kvm_pin_this_task_to_pcpu(t->cpu);
+	if (!p->cfg.unpinned)
+		kvm_pin_this_task_to_pcpu(t->cpu);
 	this_run = t->vcpu->run;
 	for (;;) {
 		r = __vcpu_run(t->vcpu);

@@ -39,6 +39,7 @@ struct post_setup {
 	u64 stall_ms, timeout_s;
 	unsigned int fastpath_ops;	/* POST_FP_* that re-enter on this host */
 	bool no_samples;		/* keep no latencies */
+	bool unpinned;			/* leave vCPU threads to the scheduler */
 	void (*progress)(struct post_vm *p, u64 posted, u64 elapsed_ms);
 	/* Another guest, called like post_guest_main(), or NULL */
 	void (*guest_main)(struct post_shared *s, u64 vcpu);

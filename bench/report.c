@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The two forms of a result: one line of JSON, or one row of a table. Called
- * by kvm-mode-bench.c after each workload.
+ * by kvm-mode-bench.c after each workload, by latency.c after its run.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include <linux/kernel.h>
 
@@ -203,4 +204,104 @@ void report_table(const struct post_outcome *o, bool header)
 	cell(o->latency_p99);
 	cell(o->latency_max);
 	putchar('\n');
+}
+
+static void json_grid(struct json *j, const struct distribution *d)
+{
+	int i;
+
+	json_key(j, "percentiles");
+	for (i = 0; i <= 100; i++)
+		fprintf(j->f, "%c%lu", i ? ',' : '[', d->grid[i]);
+	fputc(']', j->f);
+}
+
+static void window_json(struct json *j, const struct window_result *w)
+{
+	u64 i;
+
+	json_num(j, "watched", w->after.count);
+	json_num(j, "turn_ticks", w->turn_ticks);
+	json_num(j, "after_exit_p50", w->after.p50);
+	json_num(j, "after_exit_max", w->after.max);
+	json_num(j, "before_entry_p50", w->before.p50);
+	json_num(j, "before_entry_max", w->before.max);
+	json_num(j, "unseen", w->unseen);
+	json_num(j, "drawn_ticks", w->ticks);
+	json_key(j, "drawn");
+	for (i = 0; i < w->nr; i++)
+		fprintf(j->f, "%c[%lu,%d,%d]", i ? ',' : '[', w->change[i].ticks,
+			w->change[i].mode, w->change[i].flag);
+	fputs(w->nr ? "]" : "[]", j->f);
+}
+
+static void latency_json(const struct lat_result *r)
+{
+	const struct distribution *d = &r->d;
+	struct json j = { .f = stdout, .sep = "" };
+	int i;
+
+	fputc('{', j.f);
+	json_word(&j, "benchmark", r->benchmark);
+	json_word(&j, "form", r->form);
+	json_word(&j, "target", r->target);
+	json_word(&j, "apic", r->apic);
+	json_word(&j, "clock", r->clock);
+	json_num(&j, "vcpus", r->vcpus);
+	json_num(&j, "count", d->count);
+	json_num(&j, "lost", r->lost);
+	json_num(&j, "tsc_backwards", r->backwards);
+	json_num(&j, "min", d->min);
+	json_num(&j, "p50", d->p50);
+	json_num(&j, "p50_low", d->p50_low);
+	json_num(&j, "p50_high", d->p50_high);
+	json_num(&j, "p90", d->p90);
+	json_num(&j, "p99", d->p99);
+	json_num(&j, "p999", d->p999);
+	json_num(&j, "max", d->max);
+	json_key(&j, "mean");
+	fprintf(j.f, "%.3f", d->mean);
+	json_grid(&j, d);
+	if (!strcmp(r->benchmark, "window"))
+		window_json(&j, &r->window);
+	for (i = 0; i < NR_VCPU_STATS; i++)
+		json_num(&j, vcpu_stat_names[i], r->stats.n[i]);
+	json_num(&j, "notify_spurious", r->spurious);
+	json_num(&j, "tries", r->tries ? (long long)r->tries : NO_VALUE);
+	json_num(&j, "warmup", r->warmup);
+	json_num(&j, "seed", r->seed);
+	json_yn(&j, "pinned", r->pinned ? 'Y' : 'N');
+	json_yn(&j, "precise_notify", host.precise_notify);
+	json_yn(&j, "elide_kicks", host.elide_kicks);
+	fputs("}\n", j.f);
+}
+
+static void latency_table(const struct lat_result *r)
+{
+	const struct distribution *d = &r->d;
+
+	printf("%-6s %-9s %-9s %9s %9s %9s %9s %9s %9s %9s\n", r->benchmark, "form",
+	       "target", "count", "lost", "p50", "p90", "p99", "p99.9", "max");
+	printf("%-6s %-9s %-9s", "", r->form, r->target ?: "-");
+	cell(d->count);
+	cell(r->lost);
+	cell(d->p50);
+	cell(d->p90);
+	cell(d->p99);
+	cell(d->p999);
+	cell(d->max);
+	printf("\nmedian %lu to %lu with 95%% confidence; ticks of the %s\n", d->p50_low,
+	       d->p50_high, r->clock);
+	if (!strcmp(r->benchmark, "window"))
+		printf("seen in the guest %lu (up to %lu) after the exit, %lu (%lu) before entry\n",
+		       r->window.after.p50, r->window.after.max, r->window.before.p50,
+		       r->window.before.max);
+}
+
+void latency_report(const struct lat_result *r, bool json)
+{
+	if (json)
+		latency_json(r);
+	else
+		latency_table(r);
 }

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the stress tests ask of kvm-mode-probe.ko: an ioctl interface on
- * PROBE_PATH.  Included by the module and by the tests.
+ * What the stress tests and the `kick` benchmark ask of kvm-mode-probe.ko: an
+ * ioctl interface on PROBE_PATH.  Included by the module and by them.
  *
- * Every call takes struct kvm_mode_probe with vcpu_fd set, a file descriptor
- * of a vCPU, and fills in the rest, sampled after the operation, each field on
- * its own, but exits before the others: while exits stays what it was in one
- * sample, the vCPU has not left the guest since before that sample's mode,
- * flag and requests were read.  Errors: EBADF (no such descriptor), EINVAL (not of a vCPU),
- * EFAULT, ENOTTY.  The calls take no lock that KVM_RUN holds.
+ * All calls but PROBE_WATCH take struct kvm_mode_probe with vcpu_fd set, a file
+ * descriptor of a vCPU, and until_out_ms, usually 0, and fill in the rest,
+ * sampled after the operation, each field on its own, but exits before the
+ * others: while exits stays what it was in one sample, the vCPU has not left
+ * the guest since before that sample's mode, flag and requests were read.
+ * Errors: EBADF (no such descriptor), EINVAL (not of a vCPU), EFAULT, ENOTTY.
+ * The calls take no lock that KVM_RUN holds.
  */
 #ifndef KVM_MODE_PROBE_H
 #define KVM_MODE_PROBE_H
@@ -36,6 +37,14 @@ struct kvm_mode_probe {
 	__s32 cpu;		/* vcpu->cpu */
 	__u64 requests;		/* vcpu->requests */
 	__u64 exits;		/* vcpu->stat.exits */
+	/*
+	 * Not 0: wait behind the operation until mode is not EXITING_RUN_LOOP, at
+	 * most for so long; out_ticks is the TSC from before the operation to then,
+	 * 0 if that did not happen.
+	 */
+	__u32 until_out_ms;
+	__s32 mode_before;	/* vcpu->mode ahead of the operation */
+	__u64 out_ticks;
 };
 
 /* Only the sample */
@@ -46,6 +55,35 @@ struct kvm_mode_probe {
 #define PROBE_REQUEST	_IOWR('k', 2, struct kvm_mode_probe)
 /* The same, waiting until all of them have left the run loop; no request stays */
 #define PROBE_WAIT	_IOWR('k', 3, struct kvm_mode_probe)
+
+/*
+ * Busy-waits on this CPU and writes down each change of the vCPU's states that
+ * it sees, until nr records are nearly full or the states stay as they are for
+ * quiet_ms; nr is then the number of records.  Two changes that are closer
+ * than one turn of the loop, some ten instructions, come out as one.  A record
+ * whose mode is PROBE_AWAY means that nobody looked from its tsc to that of the
+ * next record: a turn took more than PROBE_AWAY_TICKS, as an interrupt does, or
+ * the call was over.  Errors: as above, EINVAL for an nr below 4 or above
+ * PROBE_WATCH_MAX, ENOMEM, EINTR.
+ */
+#define PROBE_WATCH	_IOWR('k', 4, struct kvm_mode_watch)
+#define PROBE_WATCH_MAX	0x100000
+#define PROBE_AWAY	(-1)
+#define PROBE_AWAY_TICKS	500
+
+struct kvm_mode_change {
+	__u64 tsc;		/* of this CPU, right after the change was seen */
+	__s32 mode;
+	__s32 flag;
+};
+
+struct kvm_mode_watch {
+	__s32 vcpu_fd;
+	__u32 quiet_ms;
+	__u32 nr;
+	__u32 turns;		/* that the loop took, modulo 2^32 */
+	__u64 changes;		/* address of struct kvm_mode_change[nr] */
+};
 
 #define PROBE_REQUEST_BIT	2	/* KVM_REQ_UNBLOCK: taken back before entry */
 

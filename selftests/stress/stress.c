@@ -250,6 +250,7 @@ bool probe_present(void)
 void probe(unsigned long op, struct kvm_vcpu *vcpu, struct kvm_mode_probe *p)
 {
 	p->vcpu_fd = vcpu->fd;
+	p->until_out_ms = 0;
 	if (ioctl(probe_fd(), op, p))
 		stress_die("%s: %s; is the module of another KVM loaded?",
 			   PROBE_PATH, strerror(errno));
