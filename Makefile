@@ -12,16 +12,16 @@ SEED ?= 1
 DURATION ?= 600
 WHERE ?=
 
-B := build
-DOWNLOADS := $(B)/downloads
-KERNEL := $(B)/kernel/$(BASE)
+BUILD := build
+DOWNLOADS := $(BUILD)/downloads
+KERNEL := $(BUILD)/kernel/$(BASE)
 SOURCE := $(KERNEL)/linux-source-$(BASE)
 LABS := svm vmx
 
 export KVM_MODE_START := $(shell date +%s)
 export LC_ALL := C.UTF-8
 
-step = scripts/step --expect $(1) --log $(B)/log/$(2).log
+step = scripts/step --expect $(1) --log $(BUILD)/log/$(2).log
 
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -29,8 +29,10 @@ step = scripts/step --expect $(1) --log $(B)/log/$(2).log
 
 .PHONY: help
 help:
-	@echo 'make bench            stock against patched KVM in both labs: table, $(B)/bench/results.json'
-	@echo '                      (LABS="svm vmx", POSTS=per workload, SEED=1)'
+	@echo 'make bench            stock against patched KVM in both labs: table, $(BUILD)/bench/results.json'
+	@echo '                      (LABS="svm vmx", POSTS=per workload, SEED=1; WHERE=host: on this'
+	@echo '                      machine'"'"'s own KVM, with the modules that are loaded)'
+	@echo 'make compare          two results.json, such as before and after: A=file B=file'
 	@echo 'make check            every test; ends with "N passed, N failed"'
 	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each'
 	@echo '                      (WHERE="svm vmx" or host, SEED=1, KVM=patched)'
@@ -40,12 +42,13 @@ help:
 	@echo '                      (DURATION=600 seconds each, DEBUG_KERNELS="kasan kcsan")'
 	@echo 'make lab              a shell in L1, or RUN="command"; its exit status comes back'
 	@echo '                      (LAB=svm|vmx, KVM=stock|patched)'
-	@echo 'make modules          $(B)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
+	@echo 'make modules          $(BUILD)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
 	@echo '                      (KVER=release, as in uname -r)'
 	@echo 'make qemu             QEMU for the svm lab with our patches; make check does that as well'
 	@echo 'make lab-setup        all that the labs need, without running them'
-	@echo 'make clean            remove $(B)/, except downloads'
-	@echo 'make distclean        remove $(B)/'
+	@echo 'make readme           the figures of README.md from $(BUILD)/bench/results.json'
+	@echo 'make clean            remove $(BUILD)/, except downloads'
+	@echo 'make distclean        remove $(BUILD)/'
 
 # --- what the machine and the distribution give -------------------------------
 
@@ -62,40 +65,41 @@ $(DOWNLOADS)/bochs/.done: lab/bochs/fetch.sh | deps
 		$(DOWNLOADS)/bochs $(DOWNLOADS)/bochs
 	@touch $@
 
-$(B)/qemu/.done: lab/qemu/fetch.sh | deps
-	@$(call step,15,fetch-qemu) "provide QEMU" lab/qemu/fetch.sh $(DOWNLOADS)/qemu $(B)/qemu
+$(BUILD)/qemu/.done: lab/qemu/fetch.sh | deps
+	@$(call step,15,fetch-qemu) "provide QEMU" lab/qemu/fetch.sh $(DOWNLOADS)/qemu $(BUILD)/qemu
 	@touch $@
 
 # QEMU with lab/qemu/patches; the svm lab takes it when it is there.
-$(B)/qemu-mended/.done: lab/qemu/build.sh $(wildcard lab/qemu/patches/*) $(B)/qemu/.done
+$(BUILD)/qemu-mended/.done: lab/qemu/build.sh $(wildcard lab/qemu/patches/*) $(BUILD)/qemu/.done
 	@$(call step,330,qemu-mended) "build QEMU, mended" lab/qemu/build.sh \
-		$(DOWNLOADS)/qemu-source $(B)/qemu/share $(B)/qemu-mended
+		$(DOWNLOADS)/qemu-source $(BUILD)/qemu/share $(BUILD)/qemu-mended
 	@touch $@
 
 .PHONY: qemu
-qemu: $(B)/qemu-mended/.done
+qemu: $(BUILD)/qemu-mended/.done
 
 # --- modules ------------------------------------------------------------------
 
 SERIES := $(wildcard patches/$(BASE)/*.patch kvm/*/* kvm-asm-offsets/*)
 
-$(B)/tree/stock/.done: scripts/prepare-tree Kbuild $(KERNEL)/version
-$(B)/tree/patched/.done: scripts/prepare-tree Kbuild $(KERNEL)/version $(SERIES)
-$(B)/tree/%/.done:
-	@scripts/prepare-tree $* $(BASE) $(SOURCE) $(B)/tree/$*
+$(BUILD)/tree/stock/.done: scripts/prepare-tree Kbuild $(KERNEL)/version
+$(BUILD)/tree/patched/.done: scripts/prepare-tree Kbuild $(KERNEL)/version $(SERIES)
+$(BUILD)/tree/s4/.done: scripts/prepare-tree Kbuild $(KERNEL)/version bench/peers/$(BASE)/s4.patch
+$(BUILD)/tree/%/.done:
+	@scripts/prepare-tree $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
 	@touch $@
 
-$(B)/modules/%/.done: $(B)/tree/%/.done scripts/build-modules $(wildcard selftests/probe/*)
+$(BUILD)/modules/%/.done: $(BUILD)/tree/%/.done scripts/build-modules $(wildcard selftests/probe/*)
 	@$(call step,80,modules-$*) "build $* modules" scripts/build-modules --with-probe \
-		$(B)/tree/$* $$(cat $(KERNEL)/version) $(B)/modules/$*
+		$(BUILD)/tree/$* $$(cat $(KERNEL)/version) $(BUILD)/modules/$*
 	@touch $@
 
 ifdef KVER
 .PHONY: modules
-modules: $(B)/tree/patched/.done
+modules: $(BUILD)/tree/patched/.done
 	@$(call step,80,modules-$(KVER)) "build modules for $(KVER)" \
-		scripts/build-modules $(B)/tree/patched $(KVER) $(B)/modules/$(KVER)
-	@ls $(B)/modules/$(KVER)/*.ko
+		scripts/build-modules $(BUILD)/tree/patched $(KVER) $(BUILD)/modules/$(KVER)
+	@ls $(BUILD)/modules/$(KVER)/*.ko
 else
 .PHONY: modules
 modules:
@@ -104,96 +108,107 @@ endif
 
 # --- guests and labs ----------------------------------------------------------
 
-$(B)/bin/kvm-mode-bench: $(wildcard bench/*.c bench/*.h) bench/build.sh $(KERNEL)/version
+$(BUILD)/bin/kvm-mode-bench: $(wildcard bench/*.c bench/*.h) bench/build.sh $(KERNEL)/version
 	@$(call step,40,bench-program) "build the benchmark program" \
-		bench/build.sh $(SOURCE) $(B)/bin
+		bench/build.sh $(SOURCE) $(BUILD)/bin
 
-$(B)/bin/stress/.done: $(wildcard selftests/stress/*.[ch] selftests/probe/*.h bench/*.[ch]) \
+$(BUILD)/bin/stress/.done: $(wildcard selftests/stress/*.[ch] selftests/probe/*.h bench/*.[ch]) \
 		bench/build.sh $(KERNEL)/version
 	@$(call step,20,stress-tests) "build the stress tests" \
-		bench/build.sh --stress $(SOURCE) $(B)/bin
+		bench/build.sh --stress $(SOURCE) $(BUILD)/bin
 	@touch $@
 
-$(B)/bin/selftests/.done: bench/build.sh $(KERNEL)/version
+$(BUILD)/bin/selftests/.done: bench/build.sh $(KERNEL)/version
 	@$(call step,150,kvm-selftests) "build the kernel's KVM selftests" \
-		bench/build.sh --selftests $(SOURCE) $(B)/bin
+		bench/build.sh --selftests $(SOURCE) $(BUILD)/bin
 	@touch $@
 
-$(B)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWNLOADS)/bochs/.done
+$(BUILD)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWNLOADS)/bochs/.done
 	@$(call step,80,bochs) "build Bochs" lab/bochs/build.sh \
-		$(DOWNLOADS)/bochs/bochs_3.0+dfsg.orig.tar.xz $(B)/bochs
-	@cp $(DOWNLOADS)/bochs/*BIOS*-latest $(B)/bochs/
+		$(DOWNLOADS)/bochs/bochs_3.0+dfsg.orig.tar.xz $(BUILD)/bochs
+	@cp $(DOWNLOADS)/bochs/*BIOS*-latest $(BUILD)/bochs/
 	@touch $@
 
-$(B)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
-		$(B)/modules/stock/.done $(B)/modules/patched/.done $(B)/bin/kvm-mode-bench \
-		$(B)/bin/stress/.done
+$(BUILD)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
+		$(BUILD)/modules/stock/.done $(BUILD)/modules/patched/.done $(BUILD)/modules/s4/.done \
+		$(BUILD)/bin/kvm-mode-bench $(BUILD)/bin/stress/.done
 	@mkdir -p $(@D)
 	@$(call step,10,initramfs) "make the labs' initramfs" lab/mkinitramfs.py --out $@ \
-		--kernel $(KERNEL)/image --kvm stock=$(B)/modules/stock \
-		--kvm patched=$(B)/modules/patched --add $(B)/bin/kvm-mode-bench:/bin/kvm-mode-bench --add $(B)/bin/stress:/stress
+		--kernel $(KERNEL)/image --kvm stock=$(BUILD)/modules/stock \
+		--kvm patched=$(BUILD)/modules/patched --kvm s4=$(BUILD)/modules/s4 \
+		--add $(BUILD)/bin/kvm-mode-bench:/bin/kvm-mode-bench --add $(BUILD)/bin/stress:/stress
 
 .PHONY: lab-setup
-lab-setup: $(B)/lab/initramfs.cpio $(B)/bochs/.done $(B)/qemu/.done
+lab-setup: $(BUILD)/lab/initramfs.cpio $(BUILD)/bochs/.done $(BUILD)/qemu/.done
 
 .PHONY: lab
 lab: lab-setup
-	@lab/lab.py --build $(B) --lab $(LAB) --kvm $(KVM) $(if $(RUN),--run "$$LAB_RUN")
+	@lab/lab.py --build $(BUILD) --lab $(LAB) --kvm $(KVM) $(if $(RUN),--run "$$LAB_RUN")
 lab: export LAB_RUN = $(RUN)
 
 # --- models -------------------------------------------------------------------
 
-$(B)/herd7/.done: models/herd7/fetch.sh lab/private-apt.sh | deps
-	@$(call step,30,herd7) "provide herd7" models/herd7/fetch.sh $(DOWNLOADS)/herd7 $(B)/herd7
+$(BUILD)/herd7/.done: models/herd7/fetch.sh lab/private-apt.sh | deps
+	@$(call step,30,herd7) "provide herd7" models/herd7/fetch.sh $(DOWNLOADS)/herd7 $(BUILD)/herd7
 	@touch $@
 
 # --- the main job and the tests -----------------------------------------------
 
 .PHONY: bench
-bench: lab-setup
-	@bench/run.py --build $(B) --labs "$(LABS)" --seed $(SEED) $(if $(POSTS),--posts $(POSTS))
+bench: $(if $(filter host,$(WHERE)),deps $(BUILD)/bin/kvm-mode-bench,lab-setup)
+	@bench/run.py --build $(BUILD) --labs "$(if $(WHERE),$(WHERE),$(LABS))" --seed $(SEED) \
+		$(if $(POSTS),--posts $(POSTS))
+
+.PHONY: compare
+compare:
+	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo 'make compare: which files? A=file B=file' >&2; exit 2; }
+	@bench/compare.py "$(A)" "$(B)"
+
+.PHONY: readme
+readme:
+	@bench/readme.py $(BUILD)/bench/results.json
 
 .PHONY: check
-check: lab-setup qemu $(B)/bin/selftests/.done $(B)/herd7/.done
-	@selftests/check.py --build $(B) --base $(BASE)
+check: lab-setup qemu $(BUILD)/bin/selftests/.done $(BUILD)/herd7/.done
+	@selftests/check.py --build $(BUILD) --base $(BASE)
 
 .PHONY: stress
-stress: $(if $(filter host,$(WHERE)),$(B)/bin/stress/.done,lab-setup qemu)
-	@selftests/stress.py --build $(B) --duration $(DURATION) --seed $(SEED) --kvm $(KVM) \
+stress: $(if $(filter host,$(WHERE)),$(BUILD)/bin/stress/.done,lab-setup qemu)
+	@selftests/stress.py --build $(BUILD) --duration $(DURATION) --seed $(SEED) --kvm $(KVM) \
 		$(if $(WHERE),--where "$(WHERE)",--where "$(LABS)")
 
 # Kernels with checkers built in, for L1 of the svm lab; then the stress tests on each.
 DEBUG_KERNELS := kasan kcsan
 
-$(B)/debug/%/version: lab/debug-kernel/build.sh lab/debug-kernel/common.config \
+$(BUILD)/debug/%/version: lab/debug-kernel/build.sh lab/debug-kernel/common.config \
 		lab/debug-kernel/%.config $(KERNEL)/version
 	@$(call step,800,debug-kernel-$*) "build the $* kernel" \
 		lab/debug-kernel/build.sh $* $(SOURCE) $(@D)
 
-$(B)/debug/%/lab.cpio: $(B)/debug/%/version $(SERIES) scripts/prepare-tree scripts/build-modules \
-		$(wildcard selftests/probe/*) $(B)/bin/stress/.done $(wildcard lab/l1/*)
+$(BUILD)/debug/%/lab.cpio: $(BUILD)/debug/%/version $(SERIES) scripts/prepare-tree scripts/build-modules \
+		$(wildcard selftests/probe/*) $(BUILD)/bin/stress/.done $(wildcard lab/l1/*)
 	@scripts/prepare-tree patched $(BASE) $(SOURCE) $(@D)/tree
 	@$(call step,150,debug-modules-$*) "build modules for the $* kernel" \
 		scripts/build-modules --with-probe --headers $(@D)/build \
 		$(@D)/tree $$(cat $<) $(@D)/modules
 	@lab/mkinitramfs.py --out $@ --kernel $(@D) --kvm patched=$(@D)/modules \
-		--add $(B)/bin/stress:/stress
+		--add $(BUILD)/bin/stress:/stress
 
 .PHONY: debug-kernel
-debug-kernel: lab-setup qemu $(DEBUG_KERNELS:%=$(B)/debug/%/lab.cpio)
-	@lab/debug-kernel/run.py --build $(B) --duration $(DURATION) --seed $(SEED) $(DEBUG_KERNELS)
+debug-kernel: lab-setup qemu $(DEBUG_KERNELS:%=$(BUILD)/debug/%/lab.cpio)
+	@lab/debug-kernel/run.py --build $(BUILD) --duration $(DURATION) --seed $(SEED) $(DEBUG_KERNELS)
 
 .PHONY: kvm-selftests
-kvm-selftests: lab-setup qemu $(B)/bin/selftests/.done
-	@selftests/kvm_selftests.py --build $(B) --base $(BASE) --labs "$(LABS)"
+kvm-selftests: lab-setup qemu $(BUILD)/bin/selftests/.done
+	@selftests/kvm_selftests.py --build $(BUILD) --base $(BASE) --labs "$(LABS)"
 
 .PHONY: mutants
 mutants: lab-setup
-	@selftests/mutants.py --build $(B) --base $(BASE)
+	@selftests/mutants.py --build $(BUILD) --base $(BASE)
 
 .PHONY: clean distclean
 clean:
-	@find $(B) -mindepth 1 -maxdepth 1 ! -name downloads -exec rm -rf {} + 2>/dev/null || true
+	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name downloads -exec rm -rf {} + 2>/dev/null || true
 
 distclean:
-	@rm -rf $(B)
+	@rm -rf $(BUILD)

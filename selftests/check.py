@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
 import lab  # noqa: E402
 import kvm_selftests  # noqa: E402
+import latency  # noqa: E402
 import mutants  # noqa: E402
-import run as bench  # noqa: E402
+import posts as bench  # noqa: E402
 import stress  # noqa: E402
 
 QUICK_POSTS = {"svm": 1500, "vmx": 30000}
@@ -399,6 +400,79 @@ def test_repeats(project):
     need(outputs[0] != outputs[2], "a run with another quantum does not differ")
 
 
+# --- the measuring kit ----------------------------------------------------------
+
+def small_bench(project, name):
+    """`make bench` for the vmx lab, small: (results, what it said failed)"""
+    out = project.work / name
+    status, text = command("bench/run.py", "--build", project.build, "--labs", "vmx", "--posts",
+                           3000, "--workloads", "exits", "--rounds", 1, "--out", out)
+    # With so few posts a bound of the comparison may be missed.
+    need(status in (0, 1), f"status {status}: {text[-2000:]}")
+    failed = [line for line in text.splitlines() if line.startswith("FAILED")]
+    return json.loads((out / "results.json").read_text()), failed
+
+
+def test_measuring(project):
+    """vmx lab: senders see the guest for less long; exits cost the same; runs repeat"""
+    results, failed = small_bench(project, "bench-1")
+    need(not [x for x in failed if "lost" in x or "late" in x], "\n".join(failed))
+    forms = results["labs"]["vmx"]["latency"]
+    seen = {v: e["window"] for v, e in forms["window"].items()}
+    after = {v: w["after_exit_p50"] for v, w in seen.items()}
+    need(min(w["watched"] for w in seen.values()) > 0, f"nothing watched: {seen}")
+    need(after["patched"] * 4 < after["stock"], f"seen in the guest after an exit: {after}")
+    # The same modules, told to go by the run-loop mode: the measurement must notice.
+    need(after["patched_off"] > 0.8 * after["stock"], f"precise_notify off: {after}")
+    fast = {v: e["window"] for v, e in forms["window-fastpath"].items()}
+    need(fast["stock"]["unseen"] == fast["stock"]["watched"] > 0, f"stock, fastpath: {fast}")
+    need(fast["patched"]["unseen"] == 0 < fast["patched"]["watched"], f"fastpath: {fast}")
+    for form in ("exit", "exit-fastpath"):
+        cost = latency.ratio(forms[form]["patched"], forms[form]["stock"])[0]
+        need(cost < 1.01, f"{form}: patched/stock {cost}")
+    again, _ = small_bench(project, "bench-2")
+    for one in (results, again):
+        del one["labs"]["vmx"]["seconds"]
+    need(results == again, "two runs differ")
+    project.notes.append(f"seen in the guest after an exit, ticks: {after}")
+
+
+def test_compare(project):
+    """results are compared, a loss is named, a broken file refused; the page is whole"""
+    good = project.work / "bench-1/results.json"
+    status, out = command("bench/compare.py", good, good)
+    need(status == 0 and "1.000 (1.000 to 1.000)" in out, f"status {status}: {out[-500:]}")
+    results = json.loads(good.read_text())
+    results["labs"]["vmx"]["workloads"]["exits"]["patched"]["late"] = 3
+    worse = project.work / "worse.json"
+    worse.write_text(json.dumps(results))
+    status, out = command("bench/compare.py", good, worse)
+    need(status == 1 and "late 3" in out, f"status {status}: {out[-500:]}")
+    del results["labs"]["vmx"]["workloads"]["exits"]["patched"]["exits"]
+    worse.write_text(json.dumps(results))
+    status, out = command("bench/compare.py", good, worse)
+    need(status == 2 and "'exits' is a required property" in out, f"status {status}: {out}")
+    page = (project.work / "bench-1/report.html").read_text()
+    # bars, two windows, eight distributions
+    need(page.count("<svg") == page.count("</svg>") == 11, f"{page.count('<svg')} pictures")
+    need("http://" not in page.replace("http://www.w3.org", ""), "the page loads something")
+
+
+def test_readme(_project):
+    """README's figures are those of docs/results.json"""
+    status, out = command("bench/readme.py", "--check")
+    need(status == 0, out)
+
+
+def test_no_kvm(project):
+    """the benchmark on a host without KVM: what is missing, and a status of its own"""
+    need(os.geteuid() == 0, "needs root, to hide /dev")
+    status, out = command("unshare", "-m", "sh", "-c", "mount -t tmpfs tmpfs /dev && exec "
+                          f"bench/run.py --build {shlex.quote(str(project.build))} --labs host")
+    need(status == 4 and "no /dev/kvm" in out, f"status {status}: {out}")
+    need("Traceback" not in out, out)
+
+
 # --- stress, in quick form ------------------------------------------------------
 
 QUICK_STRESS = {
@@ -564,7 +638,8 @@ TESTS = (
     (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
     (test_toggle, "vmx"), (test_stress, "svm"), (test_stress, "vmx"), (test_tracepoint,),
-    (test_repeats,), (test_late_mutant,), (test_remainder,),
+    (test_repeats,), (test_measuring,), (test_compare,), (test_readme,), (test_no_kvm,),
+    (test_late_mutant,), (test_remainder,),
     (test_kvm_selftests, "svm"), (test_kvm_selftests, "vmx"), (test_i386,),
 )
 

@@ -13,7 +13,6 @@ failed, 130 interrupted"""
 import argparse
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess

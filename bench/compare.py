@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Compares two results.json, such as before and after the series was installed on a host:
+each metric that both have, B against A. Called by `make compare A=... B=...`.
+
+Latencies are compared run by run (the same seeds), as the benchmark does within one file.
+Counts of posts are compared per post. A figure that is missing or void on one side is left
+out, and counted at the end.
+
+exit status: 0 compared, 1 B has lost, late or doubled interrupts, 2 a file cannot be used"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import jsonschema
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import report  # noqa: E402  (makes the labs' modules known)
+import latency  # noqa: E402
+import posts  # noqa: E402
+from progress import align  # noqa: E402
+
+PER_POST = ("notify_sent", "notify_spurious", "kick_ipi_sent", "exits")
+
+
+class BadFile(Exception):
+    """Its text names the file and what is wrong."""
+
+
+def load(path):
+    try:
+        results = json.loads(Path(path).read_text())
+        report.validate(results)
+    except OSError as error:
+        raise BadFile(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise BadFile(f"{path}: no JSON: {error}") from error
+    except jsonschema.ValidationError as error:
+        place = "/".join(map(str, error.absolute_path)) or "the top"
+        raise BadFile(f"{path}: not of this format: at {place}: {error.message[:200]}") from error
+    return results
+
+
+def pairs(a, b, *keys):
+    """(names, entry of A, entry of B) for what both have, @keys levels down."""
+    if not keys:
+        yield (), a, b
+        return
+    left, right = (x if keys[0] is None else x.get(keys[0], {}) for x in (a, b))
+    if keys[0] is not None:
+        yield from pairs(left, right, *keys[1:])
+        return
+    for name in left:
+        if name in right:
+            for names, x, y in pairs(left[name], right[name], *keys[1:]):
+                yield (name, *names), x, y
+
+
+def either(a, b, variant):
+    """The same variant of both, or stock of A against patched of B: before and after."""
+    if variant in a and variant in b:
+        return a[variant], b[variant], variant
+    if variant == "patched" and "stock" in a and "patched" in b:
+        return a["stock"], b["patched"], "stock, patched"
+    return None
+
+
+def variants(a, b):
+    return [v for v in dict.fromkeys([*a, *b]) if either(a, b, v)]
+
+
+def post_rows(a, b):
+    for (lab, workload), x, y in pairs(a, b, "labs", None, "workloads", None):
+        for variant in variants(x, y):
+            old, new, name = either(x, y, variant)
+            for metric in PER_POST:
+                first, second = (posts.per_million(cell, metric) for cell in (old, new))
+                if first is None or second is None:
+                    continue
+                yield (lab, workload, name, f"{metric} per million posts", f"{first:,.0f}",
+                       f"{second:,.0f}", f"{second / first:.3f}" if first else "-")
+            for metric in ("latency_p50", "latency_p99", "send_mean"):
+                yield (lab, workload, name, metric, f"{old[metric]:,}", f"{new[metric]:,}",
+                       f"{new[metric] / old[metric]:.3f}" if old[metric] else "-")
+
+
+def latency_rows(a, b):
+    for (lab, form), x, y in pairs(a, b, "labs", None, "latency", None):
+        for variant in variants(x, y):
+            old, new, name = either(x, y, variant)
+            yield (lab, form, name, "latency p50", f"{old['p50']:,}", f"{new['p50']:,}",
+                   latency.verdict(new, old))
+
+
+def faults(results):
+    return [f"{lab}: {text}" for lab, entry in results["labs"].items()
+            for text in posts.guarantees(lab, entry["workloads"]) +
+            latency.broken(lab, entry.get("latency", {}))]
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("a", metavar="A")
+    args.add_argument("b", metavar="B")
+    args = args.parse_args()
+    a, b = load(args.a), load(args.b)
+    rows = [*post_rows(a, b), *latency_rows(a, b)]
+    if not rows:
+        raise BadFile(f"{args.a} and {args.b} have no lab, workload and variant in common")
+    for which, path, results in (("A", args.a, a), ("B", args.b, b)):
+        print(f"{which}: {path}: kvm-mode {results['versions']['kvm_mode']}, Linux "
+              f"{results['versions']['kernel']}, seed {results['seed']}")
+    head = ("lab", "run", "variant", "metric", "A", "B", "B against A")
+    print(align("", [head, *rows], 4))
+    for text in faults(b):
+        print(f"B: {text}")
+    return 1 if faults(b) else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BadFile as error:
+        print(f"compare: {error}", file=sys.stderr)
+        sys.exit(2)

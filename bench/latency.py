@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The latency benchmarks of kvm-mode-bench, all variants in one boot of L1: what is run,
+and what the runs say. Called by run.py.
+
+Variants alternate: each round runs all of them, with a seed of its own, so that a run is
+compared with one that ran minutes, not a whole series, before or behind it. The ratio of two
+medians is taken in each round; the middle one is given with the least and the greatest of
+them, between which the true one lies with a confidence of 1 - 2^(1 - rounds)."""
+import statistics
+
+import lab
+from progress import Cells, say
+from variants import VARIANTS, Switcher
+
+ROUNDS = 6
+
+BASELINE = "stock"
+SENDS = ("stock", "s4", "patched", "patched_off")
+OURS = ("stock", "patched")
+KICKS = ("stock", "s4", "patched", "patched_kicks")
+
+# form: (arguments, variants, rounds: 0 is ROUNDS). Where the target exits by itself an operation
+# meets it in the guest or in the host, a coin's throw: these need more samples for a median.
+MORE = 4
+FORMS = {
+    "exit": ("exit", SENDS, 0),
+    "exit-fastpath": ("exit --op fastpath", SENDS, 0),
+    "window": ("exit --window", SENDS, 1),
+    "window-fastpath": ("exit --window --op fastpath", SENDS, 1),
+    "ipi-self": ("ipi --form self", OURS, 0),
+    "ipi": ("ipi", SENDS, 0),
+    "ipi-exits": ("ipi --target exits", SENDS, 0),
+    "ipi-fastpath": ("ipi --target fastpath", SENDS, 0),
+    "ipi-hlt": ("ipi --target hlt", SENDS, 0),
+    "ipi-xapic": ("ipi --xapic", OURS, 0),
+    "ipi-multicast": ("ipi --form multicast", OURS, 0),
+    "ipi-broadcast": ("ipi --form broadcast", OURS, 0),
+    "timer": ("timer", OURS, 0),
+    "timer-hlt": ("timer --target hlt", OURS, 0),
+    "kick-signal": ("kick --how signal", OURS, 0),
+    "kick-signal-hlt": ("kick --how signal --target hlt", OURS, 0),
+    "kick-nmi": ("kick --how nmi", OURS, 0),
+    "kick-plain": ("kick --how plain", KICKS, 0),
+    "kick-plain-exits": ("kick --how plain --target exits", KICKS, 0),
+    "kick-request": ("kick --how request", KICKS, 0),
+    "kick-request-exits": ("kick --how request --target exits", KICKS, 0),
+    "kick-request-fastpath": ("kick --how request --target fastpath", KICKS, 0),
+    "kick-wait": ("kick --how wait", OURS, 0),
+    "kick-wait-exits": ("kick --how wait --target exits", OURS, 0),
+}
+
+# samples: of one run. extra: options. hang: seconds of silence. without: forms that say nothing
+# there: QEMU's CPUs are threads, one of which cannot watch another without being away.
+LABS = {
+    "svm": {"samples": 100, "extra": "--warmup 20 --stall 30000", "hang": 120,
+            "without": ("window", "window-fastpath")},
+    "vmx": {"samples": 120, "extra": "--warmup 20", "hang": 200, "without": ()},
+    "host": {"samples": 2000, "extra": "--warmup 200", "hang": 120, "without": ()},
+}
+TIMEOUT = 3600
+
+RUN_KEYS = ("seed", "count", "lost", "tsc_backwards", "min", "p50", "p90", "p99", "p999", "max",
+            "mean", "exits", "notify_sent", "notify_elided", "notify_spurious",
+            "kick_ipi_sent", "tries")
+WINDOW_KEYS = ("after_exit_p50", "after_exit_max", "before_entry_p50", "before_entry_max",
+               "watched", "unseen", "turn_ticks")
+
+
+def total(forms, variants, rounds):
+    return sum(min(rounds, FORMS[f][2] or rounds) for f in forms for v in variants
+               if v in FORMS[f][1])
+
+
+def script(name, forms, variants, seed, switch, rounds=ROUNDS, samples=None):
+    """Shell text; a line "CELL form variant seed" precedes each run's JSON. A run that is
+    skipped, as the probe's where it is not loaded, leaves no JSON."""
+    setup, lines = LABS[name], ["failed=0"]
+    for turn in range(seed, seed + rounds):
+        for variant in variants:
+            lines += switch.lines(variant)
+            for form in forms:
+                arguments, known, turns = FORMS[form]
+                if variant not in known or (turns and turn - seed >= turns):
+                    continue
+                lines.append(f"echo CELL {form} {variant} {turn}")
+                many = (samples or setup["samples"]) * (MORE if "--target" in arguments and
+                                                        "hlt" not in arguments else 1)
+                lines.append(f"kvm-mode-bench {arguments} --json --seed {turn} --samples "
+                             f"{many} {setup['extra']} || {{ s=$?; [ $s = 4 ] || failed=1; }}")
+    return "\n".join(lines + ["exit $failed"])
+
+
+def run_lab(name, build, forms=tuple(FORMS), variants=tuple(VARIANTS), seed=1, rounds=ROUNDS,
+            samples=None, log=None, **options):
+    """One boot of L1. Returns {form: {variant: summary}}."""
+    forms = [form for form in forms if form not in LABS[name]["without"]]
+    wanted = total(forms, variants, rounds)
+    collector = Cells(name, wanted)
+    say(f"{name} lab: boot, then {wanted} short runs for latencies")
+    options.setdefault("timeout", TIMEOUT)
+    result = lab.run(name, VARIANTS[variants[0]][0],
+                     script(name, forms, variants, seed, Switcher(), rounds, samples),
+                     output=collector, build=build, hang=LABS[name]["hang"], log=log, **options)
+    missing = wanted - len(collector.cells)
+    if missing:
+        raise lab.LabError("\n".join([f"{name}: {missing} of {wanted} runs gave no result, "
+                                      f"status {result.status}:"] + collector.other[-10:]))
+    return summarize(collector.cells)
+
+
+def summarize(cells):
+    """{(form, variant, seed): JSON of one run} to {form: {variant: summary}}"""
+    grouped = {}
+    for (form, variant, _), cell in cells.items():
+        grouped.setdefault(form, {}).setdefault(variant, []).append(cell)
+    return {form: {variant: summary(runs) for variant, runs in by_variant.items()}
+            for form, by_variant in grouped.items()}
+
+
+def middle(runs, key):
+    return statistics.median_low(run[key] for run in runs)
+
+
+def summary(runs):
+    """Each figure is the middle one of the runs, max the greatest, counts the sums."""
+    drawn = runs[0].get("drawn")
+    entry = {
+        "clock": runs[0]["clock"], "vcpus": runs[0]["vcpus"],
+        "count": sum(run["count"] for run in runs),
+        "lost": sum(run["lost"] for run in runs),
+        "tsc_backwards": sum(run["tsc_backwards"] for run in runs),
+        **{key: middle(runs, key) for key in ("min", "p50", "p90", "p99")},
+        "max": max(run["max"] for run in runs),
+        "p50_spread": [min(run["p50"] for run in runs), max(run["p50"] for run in runs)],
+        "percentiles": [statistics.median_low(column) for column in
+                        zip(*(run["percentiles"] for run in runs))],
+        "runs": [{key: run[key] for key in RUN_KEYS} for run in runs],
+    }
+    if drawn is not None:
+        entry["window"] = {**{key: middle(runs, key) for key in WINDOW_KEYS},
+                           "drawn_ticks": runs[0]["drawn_ticks"], "drawn": drawn}
+    return entry
+
+
+def is_void(entry):
+    """Interrupts that were handled before they were sent: the CPUs' TSCs differ."""
+    return entry["tsc_backwards"] > 0
+
+
+def ratio(entry, base):
+    """(middle, least, greatest) of the rounds' ratios of medians, or None."""
+    if is_void(entry) or is_void(base):
+        return None
+    found = [a["p50"] / b["p50"] for a, b in zip(entry["runs"], base["runs"]) if b["p50"]]
+    return (statistics.median(found), min(found), max(found)) if found else None
+
+
+def verdict(entry, base):
+    found = ratio(entry, base)
+    if found is None:
+        return "void: the CPUs' TSCs differ"
+    text = f"{found[0]:.3f} ({found[1]:.3f} to {found[2]:.3f})"
+    return text + (": no difference seen" if found[1] <= 1 <= found[2] else "")
+
+
+def verdicts(forms):
+    """{form: {variant: text}} against the baseline of the same form."""
+    return {form: {variant: verdict(entry, by_variant[BASELINE])
+                   for variant, entry in by_variant.items() if variant != BASELINE}
+            for form, by_variant in forms.items() if BASELINE in by_variant}
+
+
+def method(forms):
+    """What a row's figures are."""
+    rounds = max(len(e["runs"]) for by in forms.values() for e in by.values())
+    if rounds < 2:
+        return "of one run"
+    return (f"the middle one of {rounds} runs; ratio of medians with its "
+            f"{1 - 2.0 ** (1 - rounds):.0%} interval")
+
+
+def broken(name, forms):
+    """What was lost; the peer is unsafe, and is not held to it."""
+    return [f"{name} {form} {variant}: {entry['lost']} lost"
+            for form, by_variant in forms.items() for variant, entry in by_variant.items()
+            if entry["lost"] and variant != "s4"]
+
+
+def rows(forms):
+    """Of a table; the first row has the columns' names."""
+    found = [("latency", "variant", "count", "lost", "p50", "runs' p50", "p90", "p99", "max",
+              "p50 against stock")]
+    said = verdicts(forms)
+    for form, by_variant in forms.items():
+        for variant, e in by_variant.items():
+            if "window" in e:
+                continue        # these have a table of their own
+            low, high = e["p50_spread"]
+            figures = [f"{e[key]:,}" for key in ("p50", "p90", "p99", "max")]
+            if is_void(e):
+                figures = ["-"] * 4
+            found.append((form, variant, f"{e['count']:,}", f"{e['lost']:,}", figures[0],
+                          "-" if is_void(e) else f"{low:,}-{high:,}", *figures[1:],
+                          said.get(form, {}).get(variant, "")))
+    return found
+
+
+def window_rows(forms):
+    found = [("round trip of", "variant", "ticks", "seen in guest after the exit", "at most",
+              "before the entry", "at most", "watched", "never left", "resolution")]
+    for form, by_variant in forms.items():
+        for variant, entry in by_variant.items():
+            if "window" not in entry:
+                continue
+            w = entry["window"]
+            found.append((form, variant, f"{entry['p50']:,}",
+                          *(f"{w[key]:,}" if w["watched"] else "-" for key in WINDOW_KEYS)))
+    return found if len(found) > 1 else []

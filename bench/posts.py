@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The posting benchmark, all variants in one boot of L1: what is run, the bounds of the
+comparison, the table. Called by run.py, and by the tests through run_lab()."""
+import shlex
+
+import environment
+import lab
+from progress import Cells, align, clock, say
+from variants import VARIANTS as KVMS, Switcher
+
+VARIANTS = ("stock", "patched", "patched_off")      # what the tests compare
+PEERS = ("s4",)                                     # unsafe: shown, and held to nothing
+WORKLOADS = ("compute", "exits", "fastpath", "hlt", "mixed")
+# posts: per workload and variant.  extra: options for kvm-mode-bench post.
+# expect: seconds for the whole lab.  hang: seconds of silence that mean a hang.
+LABS = {
+    # An exit costs QEMU hundreds of microseconds; shorter gaps would only queue.
+    "svm": {"posts": 4000, "extra": "--gap 0:4000000 --exit-gap 200000",
+            "expect": 120, "hang": 120},
+    "vmx": {"posts": 60000, "extra": "--lab-counters 0x8a20", "expect": 420, "hang": 300},
+}
+
+# Bounds of the comparison in the vmx lab, where notifications are IPIs.
+SPURIOUS_RATIO = 0.25       # patched to stock, per posted interrupt
+SPURIOUS_WORKLOADS = ("exits", "mixed")
+OFF_TOLERANCE = 0.10        # patched_off to stock
+RATE_TOLERANCE = 0.001      # posts per tick, ticks per post: patched to stock
+
+
+def script(workloads, variants, posts, seed, extra, switch):
+    """Shell text; a line "CELL workload variant" precedes each workload's JSON."""
+    bench = f"kvm-mode-bench post --json {extra} --posts {posts} --seed {seed}"
+    lines = ["failed=0"]
+    for variant in variants:
+        lines += switch.lines(variant)
+        for workload in workloads:
+            lines.append(f"echo CELL {workload} {variant}")
+            lines.append(f"{bench} --workload {shlex.quote(workload)} || failed=1")
+    return "\n".join([environment.SHELL, *lines, "exit $failed"])
+
+
+def run_lab(name, build, workloads=WORKLOADS, variants=VARIANTS, posts=None, seed=1,
+            log=None, **options):
+    """One boot of L1.  Returns ({workload: {variant: cell}}, lab.Result); the result's
+    environment is what L1 said of itself."""
+    setup = LABS[name]
+    collector = Cells(name, len(workloads) * len(variants))
+    say(f"{name} lab: boot, then {collector.total} runs"
+        + (f" (about {clock(setup['expect'])})" if posts is None else ""))
+    options.setdefault("timeout", setup["expect"] * 6)
+    result = lab.run(name, KVMS[variants[0]][0],
+                     script(workloads, variants, posts or setup["posts"], seed,
+                            setup["extra"], Switcher()),
+                     output=collector, build=build, hang=setup["hang"], log=log, **options)
+    result.environment = environment.parse(collector.other)
+    return arrange(name, collector, workloads, variants), result
+
+
+def arrange(name, collector, workloads, variants):
+    """{workload: {variant: cell}}, or an error that shows the last lines."""
+    last = collector.other[-10:]
+    if not collector.cells:
+        raise lab.LabError("\n".join([f"{name}: the benchmark did not run:"] + last))
+    cells = {}
+    for workload in workloads:
+        for variant in variants:
+            cell = collector.cells.get((workload, variant))
+            if cell is None:
+                raise lab.LabError("\n".join(
+                    [f"{name}: no result for {workload}, {variant}:"] + last))
+            fill_in(cell)
+            cells.setdefault(workload, {})[variant] = cell
+    return cells
+
+
+def fill_in(cell):
+    """On stock KVM, which counts no notifications, take the emulator's count."""
+    emulator = cell.get("emulator")
+    if cell.get("notify_sent") is None and emulator:
+        cell["notify_sent"] = emulator["vectors"]["0xf2"]["sent"]
+
+
+def per_million(cell, metric):
+    return cell[metric] * 1e6 / cell["posted"] if cell[metric] is not None else None
+
+
+def guarantees(name, cells):
+    """Nothing lost, late or doubled, in any workload and variant."""
+    return [f"{name} {workload} {variant}: {metric} {cell[metric]}"
+            for workload, by_variant in cells.items()
+            for variant, cell in by_variant.items() if variant not in PEERS
+            for metric in ("lost", "late", "doubled") if cell[metric]]
+
+
+def comparison(cells):
+    """[(holds, text)] for the bounds that the vmx lab has to show."""
+    found = []
+    for workload, cell in cells.items():
+        if not set(VARIANTS) <= set(cell):
+            continue
+        spurious = {v: per_million(cell[v], "notify_spurious") for v in VARIANTS}
+        rate = {v: cell[v]["posted"] / cell[v]["ticks"] for v in VARIANTS}
+        if workload in SPURIOUS_WORKLOADS:
+            ratio = spurious["patched"] / max(spurious["stock"], 1)
+            found.append((ratio <= SPURIOUS_RATIO,
+                          f"{workload}: spurious notifications per post, patched/stock "
+                          f"{ratio:.3f} (at most {SPURIOUS_RATIO})"))
+            off = spurious["patched_off"] / max(spurious["stock"], 1)
+            found.append((abs(off - 1) <= OFF_TOLERANCE,
+                          f"{workload}: the same, patched_off/stock {off:.3f} "
+                          f"(within {OFF_TOLERANCE:.0%} of 1)"))
+        speed = rate["patched"] / rate["stock"]
+        found.append((speed >= 1 - RATE_TOLERANCE,
+                      f"{workload}: posts per tick, patched/stock {speed:.3f} "
+                      f"(at least {1 - RATE_TOLERANCE})"))
+        cost = cell["patched"]["send_mean"] / cell["stock"]["send_mean"]
+        found.append((cost <= 1 + RATE_TOLERANCE,
+                      f"{workload}: ticks that a sender spends in its ICR write, "
+                      f"patched/stock {cost:.3f} (at most {1 + RATE_TOLERANCE})"))
+    return found
+
+
+def remainder(cells):
+    """[text]: where the notifications that were wasted went to, by the emulator's
+    count.  "In flight": the target had left the guest when the ICR was written,
+    but so shortly before that the sender had read the flag already."""
+    found = []
+    for workload, by_variant in cells.items():
+        for variant, cell in by_variant.items():
+            ipi = (cell.get("emulator") or {}).get("vectors", {}).get("0xf2")
+            if not ipi or not ipi["recv_host"]:
+                continue
+            found.append(f"{workload} {variant}: {ipi['recv_host']:,} of {ipi['sent']:,} taken "
+                         f"by the host: {ipi['recv_host_sent_in_guest']:,} sent while the "
+                         f"target was in the guest, {ipi['recv_host_sent_in_host']:,} sent up "
+                         f"to {ipi['exit_to_send_max']:,} ticks after it had left")
+    return found
+
+
+def number(value):
+    return "-" if value is None else f"{value:,}"
+
+
+def rows_of(cells):
+    head = ("workload", "variant", "posted", "lost", "late", "notify", "elided",
+            "spurious", "spur/M", "kick IPIs", "exits", "p50", "p99", "max", "send",
+            "posts/Mtick")
+    rows = [head]
+    for workload, by_variant in cells.items():
+        for variant, cell in by_variant.items():
+            per_m = per_million(cell, "notify_spurious")
+            rows.append((workload, variant, number(cell["posted"]), number(cell["lost"]),
+                         number(cell["late"]), number(cell["notify_sent"]),
+                         number(cell["notify_elided"]), number(cell["notify_spurious"]),
+                         "-" if per_m is None else f"{per_m:,.0f}",
+                         number(cell["kick_ipi_sent"]), number(cell["exits"]),
+                         number(cell["latency_p50"]), number(cell["latency_p99"]),
+                         number(cell["latency_max"]), f"{cell['send_mean']:,.1f}",
+                         f"{cell['posted'] * 1e6 / cell['ticks']:.4g}"))
+    return rows
+
+
+def table(name, cells):
+    return align(f"{name} lab", rows_of(cells), 2)

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Writes the figures of README.md from a results.json, between its two markers, and keeps
+the file that they came from, without single runs, as docs/results.json. Called by
+`make readme`; --check says whether README.md is what docs/results.json makes of it.
+
+exit status: 0 written, or as it should be; 1 README.md differs (--check); 2 wrong usage"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+import report  # noqa: E402  (makes the labs' modules known)
+import latency  # noqa: E402
+import posts  # noqa: E402
+from progress import align  # noqa: E402
+
+README, KEPT = ROOT / "README.md", ROOT / "docs/results.json"
+BEGIN, END = "<!-- make readme: begin -->\n", "<!-- make readme: end -->\n"
+FORMS = ("exit", "exit-fastpath", "ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt",
+         "kick-plain-exits", "kick-request-exits", "kick-wait")
+VARIANTS = ("stock", "s4", "patched")
+
+
+def indented(text):
+    return "".join(f"    {line}\n" if line else "\n" for line in text.splitlines())
+
+
+def post_table(cells):
+    """README's columns of the posts: those that a lab has figures for."""
+    rows = posts.rows_of(cells)
+    kept = [i for i, name in enumerate(rows[0])
+            if name != "spur/M" and any(row[i] != "-" for row in rows[1:])]
+    return align("", [[row[i] for i in kept] for row in rows], 2)
+
+
+def latency_table(forms):
+    rows = [row for i, row in enumerate(latency.rows(forms))
+            if not i or (row[0] in FORMS and row[1] in VARIANTS and row[4] != "-")]
+    return align("", [[row[i] for i in (0, 1, 4, 6, 7, 8, 9)] for row in rows], 2)
+
+
+def lab_text(name, entry):
+    parts = [f"**{name} lab** ({entry['emulator']}).\n\n", indented(post_table(entry["workloads"]))]
+    forms = entry.get("latency", {})
+    if forms:
+        parts += [f"\nLatencies in ticks, {latency.method(forms)}.\n\n",
+                  indented(latency_table(forms))]
+    rows = [row for i, row in enumerate(latency.window_rows(forms))
+            if not i or row[1] in VARIANTS]
+    if rows:
+        parts += ["\nHow long a sender on another CPU sees the vCPU in the guest, in ticks.\n\n",
+                  indented(align("", rows, 2))]
+    bounds = "".join(f"- {text.replace('holds: ', '')}\n" for text in entry["bounds"])
+    bounds += "".join(f"- {text}\n" for text in entry["remainder"]
+                      if text.split(":")[0].endswith((" stock", " patched")))
+    return "".join(parts) + (f"\n{bounds}" if bounds else "")
+
+
+def block(results):
+    made = [f"`make bench` at commit {results['versions']['kvm_mode']} on Linux "
+            f"{results['versions']['kernel']}, seed {results['seed']}:\n\n"]
+    made += [f"- {line}\n" for line in report.summary(results)]
+    return "".join(made) + "\n" + "\n".join(lab_text(*item) for item in results["labs"].items())
+
+
+def with_block(text, results):
+    head, rest = text.split(BEGIN)
+    return head + BEGIN + block(results) + END + rest.split(END)[1]
+
+
+def slim(results):
+    """Without what README does not need: a file that a person can look through."""
+    for entry in results["labs"].values():
+        for by_variant in entry.get("latency", {}).values():
+            for summary in by_variant.values():
+                summary["runs"] = [{key: run[key] for key in ("seed", "count", "lost", "p50")}
+                                   for run in summary["runs"]]
+    return results
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--check", action="store_true")
+    args.add_argument("results", nargs="?", default=str(KEPT))
+    args = args.parse_args()
+    results = slim(json.loads(Path(args.results).read_text()))
+    report.validate(results)
+    wanted = with_block(README.read_text(), results)
+    if args.check:
+        if wanted == README.read_text():
+            return 0
+        print(f"README.md is not what {args.results} makes of it: make readme", file=sys.stderr)
+        return 1
+    KEPT.write_text(json.dumps(results, separators=(",", ":")).replace('"labs"', '\n"labs"') + "\n")
+    README.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
