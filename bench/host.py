@@ -65,7 +65,8 @@ def run_script(text, build, collector):
     """Runs shell text with the benchmark on its path; parameters are put back."""
     before = parameters()
     path = f"{Path(build, 'bin').resolve()}:{os.environ['PATH']}"
-    job = subprocess.Popen(["sh", "-c", text], stdout=subprocess.PIPE, text=True,
+    job = subprocess.Popen(["sh", "-c", text], stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True,
                            env={**os.environ, "PATH": path}, start_new_session=True)
     try:
         for line in job.stdout:
@@ -94,8 +95,8 @@ def posts(args, workloads):
 
 
 def latencies(args, known):
-    total = latency.total(tuple(latency.FORMS), known, latency.ROUNDS)
-    collector = Cells("host", total)
-    run_script(latency.script("host", tuple(latency.FORMS), known, args.seed,
-                              Switcher(loads=False)), args.build, collector)
+    forms = latency.FORMS
+    collector = Cells("host", latency.total(forms, known, args.rounds))
+    run_script(latency.script("host", forms, known, args.seed, Switcher(loads=False),
+                              args.rounds), args.build, collector)
     return latency.summarize(collector.cells)

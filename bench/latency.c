@@ -552,6 +552,9 @@ int latency_run(void)
 	if (l->lost)
 		warn("%s: operation %lu was not done after %lu ms", lat.name,
 		     (u64)l->taken, lat.stall_ms);
+	else if (r.d.count < lat.samples)
+		warn("kick: only %lu of %lu kicks found the vCPU in the run loop", r.d.count,
+		     r.tries);
 	i = l->lost || r.d.count < lat.samples;
 	post_vm_free(&p);
 	return i ? EXIT_LOST : EXIT_SUCCESS;

@@ -10,6 +10,7 @@ machine (--labs host), 125 a lab failed"""
 import argparse
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -139,6 +140,7 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())
     except host.Unusable as error:

@@ -179,6 +179,24 @@ def table(where, rows):
     return "\n".join(text)
 
 
+def markdown(cells):
+    """The same as a page for docs/, all labs in one table."""
+    names = sorted({name for rows in cells.values() for name in rows})
+    text = ["| test | " + " | ".join(f"{w}: stock | {w}: patched" for w in cells) + " | why |",
+            "|---|" + "---|" * (2 * len(cells) + 1)]
+    for name in names:
+        line, why = [name], []
+        for where, rows in cells.items():
+            row = rows.get(name, {"stock": ["-"], "patched": ["-"], "why": ""})
+            line += [", ".join(row["stock"]), ", ".join(row["patched"])]
+            if row["stock"][0] != PASS and row["why"]:
+                why.append(f"{where}: {row['why']}")
+        text.append("| " + " | ".join([*line, "; ".join(dict.fromkeys(why)).replace("|", "/")]) + " |")
+    counts = [f"- {where} lab: stock {count(rows, 'stock')}, patched {count(rows, 'patched')}"
+              for where, rows in cells.items()]
+    return "\n".join([*counts, "", *text])
+
+
 def main():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -186,7 +204,13 @@ def main():
     args.add_argument("--base", default="6.12")
     args.add_argument("--labs", default="svm vmx")
     args.add_argument("--tests", default="", help="only these (default: all)")
+    args.add_argument("--markdown", nargs="+", metavar="FILE",
+                      help="run nothing; print the table of earlier results.json files")
     args = args.parse_args()
+    if args.markdown:
+        print(markdown({where: rows for file in args.markdown
+                        for where, rows in json.loads(Path(file).read_text()).items()}))
+        return 0
     build = Path(args.build).resolve()
     names = args.tests.split() or all_tests(build)
     path, results, worse = image(build, args.base, names), {}, []
