@@ -13,8 +13,6 @@ import json
 import sys
 from pathlib import Path
 
-import jsonschema
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import report  # noqa: E402  (makes the labs' modules known)
 import latency  # noqa: E402
@@ -36,7 +34,7 @@ def load(path):
         raise BadFile(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise BadFile(f"{path}: no JSON: {error}") from error
-    except jsonschema.ValidationError as error:
+    except report.Invalid as error:
         place = "/".join(map(str, error.absolute_path)) or "the top"
         raise BadFile(f"{path}: not of this format: at {place}: {error.message[:200]}") from error
     return results

@@ -7,7 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-import jsonschema
+try:
+    import jsonschema
+except ImportError:     # another python3 ahead of Debian's in PATH
+    sys.path.append("/usr/lib/python3/dist-packages")
+    import jsonschema
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 import charts  # noqa: E402
@@ -15,6 +19,7 @@ import latency  # noqa: E402
 import posts  # noqa: E402
 from variants import VARIANTS  # noqa: E402
 
+Invalid = jsonschema.ValidationError
 FORMAT = 1                  # of results.json, see the schema
 SCHEMA = Path(__file__).resolve().parent / "results.schema.json"
 CDFS = ("ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt", "exit", "kick-plain-exits",
@@ -40,7 +45,7 @@ h2{break-after:avoid}svg,tr{break-inside:avoid}table{font-size:.68em}}
 
 
 def validate(results):
-    """Raises jsonschema.ValidationError, which names the place."""
+    """Raises Invalid, which names the place."""
     jsonschema.validate(results, json.loads(SCHEMA.read_text()))
 
 
