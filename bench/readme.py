@@ -22,17 +22,21 @@ BEGIN, END = "<!-- make readme: begin -->\n", "<!-- make readme: end -->\n"
 FORMS = ("exit", "exit-fastpath", "ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt",
          "kick-plain-exits", "kick-request-exits", "kick-wait")
 VARIANTS = ("stock", "s4", "patched")
+REPEATS = ("vmx",)              # labs whose ticks are not those of the machine below
+TIMES = ("p50", "p99", "max", "send", "posts/Mtick")
 
 
 def indented(text):
     return "".join(f"    {line}\n" if line else "\n" for line in text.splitlines())
 
 
-def post_table(cells):
-    """README's columns of the posts: those that a lab has figures for."""
+def post_table(name, cells):
+    """README's columns of the posts: those that a lab has figures for that mean something."""
     rows = posts.rows_of(cells)
-    kept = [i for i, name in enumerate(rows[0])
-            if name != "spur/M" and any(row[i] != "-" for row in rows[1:])]
+    kept = [i for i, column in enumerate(rows[0])
+            if column != "spur/M" and any(row[i] not in ("-", "0") for row in rows[1:])
+            or column in ("lost", "late")]
+    kept = [i for i in kept if name in REPEATS or rows[0][i] not in TIMES]
     return align("", [[row[i] for i in kept] for row in rows], 2)
 
 
@@ -43,7 +47,7 @@ def latency_table(forms):
 
 
 def lab_text(name, entry):
-    parts = [f"**{name} lab** ({entry['emulator']}).\n\n", indented(post_table(entry["workloads"]))]
+    parts = [f"**{name} lab** ({entry['emulator']}).\n\n", indented(post_table(name, entry["workloads"]))]
     forms = entry.get("latency", {})
     if forms:
         parts += [f"\nLatencies in ticks, {latency.method(forms)}.\n\n",
@@ -73,7 +77,9 @@ def with_block(text, results):
 
 def slim(results):
     """Without what README does not need: a file that a person can look through."""
-    for entry in results["labs"].values():
+    for name, entry in results["labs"].items():
+        if name not in REPEATS:
+            entry.pop("latency", None)
         for by_variant in entry.get("latency", {}).values():
             for summary in by_variant.values():
                 summary["runs"] = [{key: run[key] for key in ("seed", "count", "lost", "p50")}
