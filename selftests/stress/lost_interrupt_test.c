@@ -25,6 +25,7 @@
 
 #define ROUND_POSTS	10000	/* where a clock ends the case */
 #define MAX_ROUND_POSTS	60000	/* where a count does: making a VM may take long */
+#define MIN_ROUNDS	4	/* of these the first is not disturbed */
 #define MAX_DISTURB_BITS	13	/* microseconds, short ones most */
 #define NR_DISTURB	3	/* kinds without a case of their own */
 
@@ -257,7 +258,7 @@ static void note_target(struct round *r)
 /* false: the first bad round, whose seed is printed, ends the case */
 static void run_case(const struct test_case *c, u64 posts, u64 case_seed)
 {
-	u64 n = 0, each = posts ?: ROUND_POSTS;
+	u64 n = 0, each = posts ? DIV_ROUND_UP(posts, MIN_ROUNDS) : ROUND_POSTS;
 	struct total t = {};
 	char counts[128];
 
