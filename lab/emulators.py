@@ -7,6 +7,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import monitor
 from vmlinux import KernelError, flat_file
 
 # tsc=reliable: both emulators have one TSC for all CPUs. Linux's watchdog, on a busy machine,
@@ -73,9 +74,14 @@ class Svm:
                 "-cpu", "EPYC,+svm,+npt", "-smp", str(self.options.cpus),
                 "-m", str(self.options.mem or self.default_mem),
                 "-nodefaults", "-display", "none", "-no-reboot",
+                "-qmp", "unix:qmp,server=on,wait=off",    # in self.work; a full path can be too long
                 "-serial", "stdio" if serial is None else serial,
                 "-kernel", str(kernel), "-initrd", str(initrd),
                 "-append", f"{COMMON_CMDLINE} lab.emulator=qemu {cmdline}"]
+
+    def state(self):
+        """Lines on where each CPU stands."""
+        return monitor.cpus(self.work, "qmp", self.options.cpus)
 
 
 class Vmx:
@@ -150,6 +156,10 @@ class Vmx:
         (self.work / "start-info").write_bytes(self._start_info(entry, cmdline, len(initrd)))
         (self.work / "bochsrc").write_text(self._configuration(flat, address, serial))
         return [str(binary), "-q", "-f", str(self.work / "bochsrc")]
+
+    def state(self):
+        """Bochs has no door to ask through while it runs."""
+        return []
 
 
 EMULATORS = {"svm": Svm, "vmx": Vmx}

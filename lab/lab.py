@@ -43,12 +43,17 @@ FATAL = re.compile(KERNEL_LINE + r"(?:Kernel panic|BUG: (?!KCSAN)|Oops: |.*gener
 WARNED = re.compile(KERNEL_LINE + r"(?:WARNING: |rcu: INFO: .*stall|rcu: .*detected stalls)")
 ENDED = re.compile(r"(.*?)LAB-EXIT (\d+)$")
 FATAL_GRACE = 3.0               # seconds of output shown after a panic or an oops
+TIMER_SECONDS = 40.0            # for l1/init's check_timers, which takes 0.05 s on an idle machine
 LAST_LINES = 20
 ESCAPE = b"\x1d"                # Ctrl-]
 
 
 class Watchdog(LabError):
     """--timeout or --hang expired."""
+
+
+class DeadTimer(LabError):
+    """A CPU of L1 gets no timer interrupts, before any KVM is loaded."""
 
 
 class Options:
@@ -88,6 +93,7 @@ class Console:
     def __init__(self, log, output, result):
         self.log, self.output, self.result = log, output, result
         self.partial, self.begun, self.fatal_at = b"", False, None
+        self.timers_since = None
         self.last = deque(maxlen=LAST_LINES)
 
     def feed(self, data):
@@ -110,7 +116,9 @@ class Console:
                 self._emit(ended.group(1))
             self.result.status = int(ended.group(2))
         elif line == "LAB-BEGIN":
-            self.begun = True
+            self.begun, self.timers_since = True, None
+        elif line in ("LAB-TIMERS", "LAB-TIMERS-FIRE"):
+            self.timers_since = time.monotonic() if line == "LAB-TIMERS" else None
         elif self.begun and self.result.status is None:
             self._emit(line)
 
@@ -132,7 +140,7 @@ class Run:
         self.options, self.command, self.output = options, command, output
         self.work = Path(tempfile.mkdtemp(prefix="kvm-lab-"))
         self.log_path = Path(options.log) if options.log else self.work / "console.log"
-        self.process = None
+        self.process, self.emulator = None, EMULATORS[options.lab](options, self.work)
 
     def __enter__(self):
         return self
@@ -159,9 +167,8 @@ class Run:
                              "the L1 initramfs").read_bytes()]
         if self.command is not None:
             archives.append(small_cpio({"lab/run": (self.command.encode(), 0o755)}))
-        emulator = EMULATORS[opts.lab](opts, self.work)
-        argv = emulator.prepare(kernel, archives, f"lab.kvm={opts.kvm} {opts.append}",
-                                serial)
+        argv = self.emulator.prepare(kernel, archives, f"lab.kvm={opts.kvm} {opts.append}",
+                                     serial)
         with open(self.work / "emulator.err", "wb") as err:
             self.process = subprocess.Popen(
                 argv, stdin=stdio if serial else subprocess.DEVNULL, stderr=err,
@@ -211,10 +218,18 @@ class Run:
         opts = self.options
         if console.fatal_at and now - console.fatal_at > FATAL_GRACE:
             raise LabError(self._say("L1's kernel crashed", console))
+        if console.timers_since and now - console.timers_since > TIMER_SECONDS:
+            raise self._hung(DeadTimer, "a CPU of L1 gets no timer interrupts", console)
         if opts.timeout and now - started > opts.timeout:
-            raise Watchdog(self._say(f"not finished after {opts.timeout} s", console))
+            raise self._hung(Watchdog, f"not finished after {opts.timeout} s", console)
         if opts.hang and now - heard > opts.hang:
-            raise Watchdog(self._say(f"no output for {opts.hang} s", console))
+            raise self._hung(Watchdog, f"no output for {opts.hang} s", console)
+
+    def _hung(self, kind, what, console):
+        """The error, with where each CPU stands."""
+        state = self.emulator.state()
+        console.log.write("".join(line + "\n" for line in state))
+        return kind("\n".join([self._say(what, console), *("  | " + s for s in state)]))
 
     def _say(self, what, console):
         where = self.options.log or Path(tempfile.gettempdir()) / (self.work.name + ".log")
@@ -262,11 +277,22 @@ class Run:
                 os.write(master, typed)
 
 
+def boot_and_run(options, command, output):
+    """Boots anew, once, when a timer was dead: QEMU was seen to lose one CPU's for ever
+    while L1 booted (lab/README.md), and nothing that could be tested runs by then."""
+    try:
+        with Run(options, command, output) as job:
+            return job.execute()
+    except DeadTimer as error:
+        print(f"lab: {error}\nlab: booting anew", file=sys.stderr, flush=True)
+    with Run(options, command, output) as job:
+        return job.execute()
+
+
 def run(lab, kvm, command, output=None, **options):
     """Runs @command (shell text) in L1 and returns a Result; @output is called with each
     line as it comes. Raises LabError, or Watchdog when a limit given expired."""
-    with Run(Options(lab=lab, kvm=kvm, **options), command, output) as job:
-        return job.execute()
+    return boot_and_run(Options(lab=lab, kvm=kvm, **options), command, output)
 
 
 def parse(argv):
@@ -302,11 +328,11 @@ def final_status(result, args):
 
 def run_from_command_line(args):
     given = {k: v for k, v in vars(args).items() if k not in ("run", "ignore_warnings")}
-    with Run(Options(**given), args.run, lambda line: print(line, flush=True)) as job:
-        if args.run is None:
+    if args.run is None:
+        with Run(Options(**given), None) as job:
             job.interact()
-            return 0
-        result = job.execute()
+        return 0
+    result = boot_and_run(Options(**given), args.run, lambda line: print(line, flush=True))
     print(f"lab: {args.lab}, {args.kvm}: L1 up after {result.boot_seconds:.1f} s, "
           f"{result.seconds:.1f} s in all", file=sys.stderr)
     return final_status(result, args)

@@ -6,6 +6,8 @@ by `make check`, which has built what the tests look at.  Mutants of the series
 
 exit status: 0 all passed, 1 some failed, 130 interrupted"""
 import argparse
+import contextlib
+import io
 import json
 import os
 import re
@@ -591,13 +593,32 @@ def emulators():
 
 
 def test_hang(project):
-    """a hanging L1 is ended by the watchdog, its last output shown"""
+    """a hanging L1 is ended by the watchdog, its last output and its CPUs shown"""
     status, out = command("lab/lab.py", "--build", project.build, "--lab", "svm",
                           "--kvm", "stock", "--hang", "15", "--run",
                           "echo about to hang; sleep 1000")
     need(status == 124 and "about to hang" in out and "no output" in out,
          f"status {status}: {out[-500:]}")
+    need(re.search(r"cpu 3: RIP=.*HLT=", out) and re.search(r"cpu 3: LVTT .*one-shot", out),
+         f"where the CPUs stand is not shown: {out[-500:]}")
     need(not emulators(), "the emulator still runs")
+
+
+def test_dead_timer(project):
+    """a CPU of L1 whose timer is dead is found before KVM is loaded, and L1 booted anew"""
+    said, limit = io.StringIO(), lab.TIMER_SECONDS
+    lab.TIMER_SECONDS = 10.0
+    try:
+        with contextlib.redirect_stderr(said):
+            lab.run("svm", "stock", "true", build=project.build,
+                    append="iomem=relaxed lab.dead_timer=2")
+    except lab.DeadTimer as error:
+        need(re.search(r"cpu 2: LVTT .*masked", str(error)), f"not of CPU 2: {error}")
+        need("booting anew" in said.getvalue(), "L1 was not booted anew")
+        return
+    finally:
+        lab.TIMER_SECONDS = limit
+    raise Failed("a dead timer went unseen")
 
 
 def take_interrupts():
@@ -635,7 +656,7 @@ TESTS = (
     (test_entry_assembly_stock,), (test_entry_order,), (test_static_mutants,), (test_style,),
     (test_litmus,), (test_litmus_named,), (test_spin,),
     (test_bad_base,), (test_full_disk,), (test_no_network,), (test_missing_image,), (test_hang,),
-    (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
+    (test_dead_timer,), (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
     (test_toggle, "vmx"), (test_stress, "svm"), (test_stress, "vmx"), (test_tracepoint,),
     (test_repeats,), (test_measuring,), (test_compare,), (test_readme,), (test_no_kvm,),
