@@ -12,6 +12,7 @@ exit status: 0 no difference, 1 some test is different on patched, 125 the lab
 failed, 130 interrupted"""
 import argparse
 import json
+import multiprocessing
 import os
 import shlex
 import signal
@@ -29,9 +30,11 @@ AGAIN = 3                   # more runs of a test that differs
 
 # seconds: what one test may take, on L1's clock; of the vmx lab's one lasts minutes.
 # hang: seconds without output, on this machine's clock, after which L1 is started anew.
+# at_once: how many L1s run side by side; the vmx lab's emulator has one thread, and its
+# results do not depend on the machine's load.
 LABS = {
-    "svm": {"seconds": 60, "quick_seconds": 45, "hang": 400, "mem": 6144},
-    "vmx": {"seconds": 0.3, "quick_seconds": 0.3, "hang": 900, "mem": 2048},
+    "svm": {"seconds": 60, "quick_seconds": 45, "hang": 400, "mem": 6144, "at_once": 1},
+    "vmx": {"seconds": 0.3, "quick_seconds": 0.3, "hang": 900, "mem": 2048, "at_once": 2},
 }
 # The quick form leaves out tests that were seen to take longer on stock (svm), and takes
 # only tests that were seen to end in seconds (vmx). The full form's table has all.
@@ -91,10 +94,11 @@ class Boot:
     def script(self):
         return "\n".join([
             f"cd /selftests; for t in {' '.join(map(shlex.quote, self.names))}; do",
-            # Not timeout(1): busybox's counts whole seconds.
-            "echo BEGIN $t; ./$t > /tmp/out 2>&1 & test=$!",
-            f"(sleep {self.seconds}; kill -9 $test) 2>/dev/null & limit=$!",
-            "wait $test 2>/dev/null; s=$?; kill $limit 2>/dev/null",
+            # Not timeout(1): busybox's counts whole seconds. A session of its own: a test
+            # that forks (hardware_disable_test) would leave busy children to the others.
+            "echo BEGIN $t; setsid ./$t > /tmp/out 2>&1 & test=$!",
+            f"(sleep {self.seconds}; kill -9 -$test) 2>/dev/null & limit=$!",
+            "wait $test 2>/dev/null; s=$?; kill $limit 2>/dev/null; kill -9 -$test 2>/dev/null",
             # The assertion that failed, or what a skipped test needs.
             "[ $s = 0 ] || { grep -A1 'Test Assertion Failure' /tmp/out || "
             "grep -iE 'skip|not ok|not supported' /tmp/out; } | tail -n 1 | sed 's/^/WHY /'",
@@ -135,13 +139,30 @@ def run_tests(build, where, variant, names, path, seconds=None):
     return found, why
 
 
+def run_in_worker(*args):
+    try:
+        return run_tests(*args)
+    except KeyboardInterrupt:           # cleaned up; the parent has had it too, or sent it
+        os._exit(130)
+
+
+def run_both(build, where, names, path, seconds):
+    """What run_tests() gave on each variant."""
+    jobs = [(build, where, variant, names, path, seconds) for variant in VARIANTS]
+    with multiprocessing.Pool(LABS[where]["at_once"], signal.signal,
+                              (signal.SIGTERM, signal.default_int_handler)) as pool:
+        results = pool.starmap(run_in_worker, jobs, chunksize=1)
+        pool.close()
+        pool.join()
+    return dict(zip(VARIANTS, results))
+
+
 def compare(build, where, names, path, seconds=None):
     """{test: {"stock": [results], "patched": [results], "why": text}}"""
     rows = {name: {"stock": [], "patched": [], "why": ""} for name in names}
     chosen = names
     for turn in range(1 + AGAIN):
-        for variant in VARIANTS:
-            found, why = run_tests(build, where, variant, chosen, path, seconds)
+        for variant, (found, why) in run_both(build, where, chosen, path, seconds).items():
             for name, result in found.items():
                 rows[name][variant].append(result)
                 rows[name]["why"] = rows[name]["why"] or why.get(name, "")
