@@ -20,6 +20,7 @@ LABS := svm vmx
 
 export KVM_MODE_START := $(shell date +%s)
 export LC_ALL := C.UTF-8
+SHELL := /bin/bash
 
 step = scripts/step --expect $(1) --log $(BUILD)/log/$(2).log
 
@@ -33,6 +34,8 @@ help:
 	@echo '                      (LABS="svm vmx", POSTS=per workload, SEED=1; WHERE=host: on this'
 	@echo '                      machine'"'"'s own KVM, with the modules that are loaded)'
 	@echo 'make compare          two results.json, such as before and after: A=file B=file'
+	@echo 'make perf             the perf recipes of bench/perf in the labs, on patched KVM, to $(BUILD)/perf/'
+	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
 	@echo 'make check            every test; ends with "N passed, N failed"'
 	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each'
 	@echo '                      (WHERE="svm vmx" or host, SEED=1, KVM=patched)'
@@ -138,6 +141,42 @@ $(BUILD)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
 		--kvm patched=$(BUILD)/modules/patched --kvm s4=$(BUILD)/modules/s4 \
 		--add $(BUILD)/bin/kvm-mode-bench:/bin/kvm-mode-bench --add $(BUILD)/bin/stress:/stress
 
+# What of the distribution's own programs L1 runs.
+$(BUILD)/lab/rt.cpio: lab/mkoverlay.py bench/rt/under-storm.sh | deps
+	@mkdir -p $(@D)
+	@lab/mkoverlay.py --out $@ --program cyclictest --program hackbench \
+		--add bench/rt/under-storm.sh:/bin/under-storm.sh
+
+$(BUILD)/guest/.done: $(wildcard bench/guest/*) lab/mkoverlay.py $(KERNEL)/version
+	@bench/guest/build.sh $(KERNEL)/image $(BUILD)/guest
+	@touch $@
+
+$(BUILD)/lab/guest.cpio: $(BUILD)/guest/.done $(BUILD)/qemu/.done
+	@lab/mkoverlay.py --out $@ --program $(BUILD)/qemu/qemu-system-x86_64 \
+		--add $(BUILD)/qemu/share:/usr/share/qemu --add $(BUILD)/guest:/guest \
+		--add bench/guest/boot.sh:/bin/boot.sh
+
+$(BUILD)/lab/perf.cpio: lab/mkoverlay.py $(wildcard bench/perf/*) | deps
+	@mkdir -p $(@D)
+	@lab/mkoverlay.py --out $@ --program perf --add bench/perf:/perf
+
+PERF_svm = POSTS=500 STORM="--gap 0:4000000 --exit-gap 200000"
+PERF_vmx = POSTS=3000
+
+.PHONY: perf
+perf: lab-setup $(BUILD)/lab/perf.cpio
+	@mkdir -p $(BUILD)/perf
+	@set -o pipefail; for lab in $(LABS); do \
+		case $$lab in svm) set -- '$(PERF_svm)' ;; vmx) set -- '$(PERF_vmx)' ;; esac; \
+		lab/lab.py --build $(BUILD) --base $(BASE) --lab $$lab --kvm $(KVM) --hang 300 \
+			--overlay $(BUILD)/lab/perf.cpio --run "export $$1; /perf/all.sh" | \
+			tee $(BUILD)/perf/$$lab.txt || exit; \
+	done
+
+.PHONY: guest-kit
+guest-kit: $(BUILD)/guest/.done
+	@ls $(BUILD)/guest/*
+
 .PHONY: lab-setup
 lab-setup: $(BUILD)/lab/initramfs.cpio $(BUILD)/bochs/.done $(BUILD)/qemu/.done
 
@@ -155,7 +194,7 @@ $(BUILD)/herd7/.done: models/herd7/fetch.sh lab/private-apt.sh | deps
 # --- the main job and the tests -----------------------------------------------
 
 .PHONY: bench
-bench: $(if $(filter host,$(WHERE)),deps $(BUILD)/bin/kvm-mode-bench,lab-setup)
+bench: $(if $(filter host,$(WHERE)),deps $(BUILD)/bin/kvm-mode-bench,lab-setup $(BUILD)/lab/rt.cpio $(BUILD)/lab/guest.cpio)
 	@bench/run.py --build $(BUILD) --labs "$(if $(WHERE),$(WHERE),$(LABS))" --seed $(SEED) \
 		$(if $(POSTS),--posts $(POSTS))
 
@@ -169,7 +208,8 @@ readme:
 	@bench/readme.py $(BUILD)/bench/results.json
 
 .PHONY: check
-check: lab-setup qemu $(BUILD)/bin/selftests/.done $(BUILD)/herd7/.done
+check: lab-setup qemu $(BUILD)/bin/selftests/.done $(BUILD)/herd7/.done $(BUILD)/lab/rt.cpio \
+		$(BUILD)/lab/perf.cpio $(BUILD)/lab/guest.cpio
 	@selftests/check.py --build $(BUILD) --base $(BASE)
 
 .PHONY: stress

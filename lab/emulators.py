@@ -70,7 +70,10 @@ class Svm:
         initrd.write_bytes(b"".join(archives))
         share = qemu_folder(self.options.build) / "share"
         firmware = ["-L", str(share)] if share.is_dir() else []
-        return [self._binary(), *firmware, "-M", "q35", "-accel", "tcg,thread=multi",
+        # sleep=off: the time in which every CPU is halted is skipped.
+        clock = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"] \
+            if self.options.icount else ["-accel", "tcg,thread=multi"]
+        return [self._binary(), *firmware, "-M", "q35", *clock,
                 "-cpu", "EPYC,+svm,+npt", "-smp", str(self.options.cpus),
                 "-m", str(self.options.mem or self.default_mem),
                 "-nodefaults", "-display", "none", "-no-reboot",

@@ -68,9 +68,11 @@ class Options:
                            self.build / "kernel" / self.base / "image").resolve()
         self.initramfs = Path(given.pop("initramfs", None) or
                               self.build / "lab" / "initramfs.cpio").resolve()
+        self.overlays = [Path(path).resolve() for path in given.pop("overlay", None) or ()]
         self.cpus = given.pop("cpus", 4)
         self.mem = given.pop("mem", None)
         self.quantum = given.pop("quantum", 16)
+        self.icount = given.pop("icount", False)
         self.append = given.pop("append", "")
         self.timeout = given.pop("timeout", None)
         self.hang = given.pop("hang", None)
@@ -164,7 +166,8 @@ class Run:
         opts = self.options
         kernel = find_one(opts.kernel / "boot", "vmlinuz-*", "the L1 kernel")
         archives = [find_one(opts.initramfs.parent, opts.initramfs.name,
-                             "the L1 initramfs").read_bytes()]
+                             "the L1 initramfs").read_bytes(),
+                    *(path.read_bytes() for path in opts.overlays)]
         if self.command is not None:
             archives.append(small_cpio({"lab/run": (self.command.encode(), 0o755)}))
         argv = self.emulator.prepare(kernel, archives, f"lab.kvm={opts.kvm} {opts.append}",
@@ -305,10 +308,14 @@ def parse(argv):
     parser.add_argument("--base", default="6.12", help="kernel that L1 runs")
     parser.add_argument("--kernel", help="another kernel: an unpacked linux-image package")
     parser.add_argument("--initramfs", help="L1's initramfs; default: BUILD/lab/initramfs.cpio")
+    parser.add_argument("--overlay", action="append", metavar="FILE",
+                        help="a further archive for L1 (mkoverlay.py); may be repeated")
     parser.add_argument("--cpus", type=int, default=4)
     parser.add_argument("--mem", type=int, help="MiB of L1 memory")
     parser.add_argument("--quantum", type=int, default=16,
                         help="vmx: instructions a CPU runs before the next has its turn")
+    parser.add_argument("--icount", action="store_true",
+                        help="svm: one thread; L1's clocks and TSC count its instructions")
     parser.add_argument("--append", default="", help="more kernel command line")
     parser.add_argument("--timeout", type=float, help="seconds the whole run may take")
     parser.add_argument("--hang", type=float, help="seconds without output before it is ended")

@@ -190,6 +190,15 @@ def add_busybox(archive):
             archive.symlink(f"bin/{applet}", "busybox")
 
 
+def add_root(archive):
+    """busybox, and what the kernel and it expect."""
+    for directory in DIRECTORIES:
+        archive.directory(directory)
+    archive.device("dev/console", 5, 1)
+    archive.device("dev/null", 1, 3)
+    add_busybox(archive)
+
+
 def add_extra(archive, spec):
     source, sep, target = spec.rpartition(":")
     if not sep or not target.startswith("/"):
@@ -215,11 +224,7 @@ def build(args):
         sets[name] = kvm_set(kernel, name, directory)
     sets = {n: f for n, f in sets.items() if f} or {"stock": distribution_set(kernel)}
     archive = Cpio()
-    for directory in DIRECTORIES:
-        archive.directory(directory)
-    archive.device("dev/console", 5, 1)
-    archive.device("dev/null", 1, 3)
-    add_busybox(archive)
+    add_root(archive)
     archive.file("init", (HERE / "l1/init").read_bytes(), 0o100755)
     archive.file("lab/bin/load-kvm", (HERE / "l1/load-kvm").read_bytes(), 0o100755)
     archive.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n")

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Make an overlay for L1: an archive of this machine's own programs with the libraries
+they need, which lab.py --overlay gives to L1 on top of its initramfs. Called by bench/,
+for perf, rt-tests and QEMU, which nothing builds here.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from mkinitramfs import BuildError, Cpio, add_extra, add_root, write_whole  # noqa: E402
+
+
+def libraries(program):
+    """The shared libraries of @program and its loader, by the loader's word."""
+    done = subprocess.run(["ldd", program], capture_output=True, text=True)
+    if "not a dynamic executable" in done.stderr + done.stdout:
+        return []
+    missing = re.findall(r"^\s*(\S+) => not found", done.stdout, re.MULTILINE)
+    if done.returncode or missing:
+        raise BuildError(f"{program}: {', '.join(missing) or done.stderr.strip()}: not found")
+    return re.findall(r"(/\S+) \(0x", done.stdout)
+
+
+def add_program(archive, name):
+    path = shutil.which(name)
+    if not path:
+        raise BuildError(f"{name} is not installed")
+    path = str(Path(path).resolve())
+    archive.file(f"bin/{Path(name).name}", Path(path).read_bytes(), 0o100755)
+    for library in libraries(path):
+        archive.file(library.lstrip("/"), Path(library).read_bytes(), 0o100755)
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--program", action="append", default=[], metavar="NAME",
+                        help="a program of this machine's, to /bin")
+    parser.add_argument("--busybox", action="store_true",
+                        help="busybox, /dev/console and mount points: an initramfs of its own")
+    parser.add_argument("--add", action="append", default=[], metavar="SRC:/DST",
+                        help="a further file or directory")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args, archive = parse(argv), Cpio()
+    try:
+        if args.busybox:
+            add_root(archive)
+        for name in args.program:
+            add_program(archive, name)
+        for spec in args.add:
+            add_extra(archive, spec)
+        write_whole(args.out, archive.bytes())
+    except (BuildError, OSError) as error:
+        print(f"mkoverlay: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Runs of a lab beside each other, each in a process of its own: for the vmx lab, whose
+emulator has one thread and whose results do not depend on the machine's load. Ctrl-C and
+SIGTERM end them all, emulators included. Used by bench/run.py and selftests/kvm_selftests.py."""
+import multiprocessing
+import os
+import signal
+
+
+def guarded(job):
+    function, args = job
+    try:
+        return function(*args)
+    except KeyboardInterrupt:           # cleaned up; the parent has had it too, or sent it
+        os._exit(130)
+
+
+def run(function, jobs, at_once):
+    """[function(*job) for each of @jobs], @at_once of them at a time."""
+    with multiprocessing.Pool(at_once, signal.signal,
+                              (signal.SIGTERM, signal.default_int_handler)) as pool:
+        results = pool.map(guarded, [(function, job) for job in jobs], chunksize=1)
+        pool.close()
+        pool.join()
+    return results
