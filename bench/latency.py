@@ -6,6 +6,7 @@ Variants alternate: each round runs all of them, with a seed of its own, so that
 compared with one that ran minutes, not a whole series, before or behind it. The ratio of two
 medians is taken in each round; the middle one is given with the least and the greatest of
 them, between which the true one lies with a confidence of 1 - 2^(1 - rounds)."""
+import math
 import statistics
 
 import lab
@@ -94,18 +95,41 @@ def run_lab(name, build, forms=tuple(FORMS), variants=tuple(VARIANTS), seed=1, r
             samples=None, log=None, **options):
     """One boot of L1. Returns {form: {variant: summary}}."""
     forms = [form for form in forms if form not in LABS[name]["without"]]
-    wanted = total(forms, variants, rounds)
+    text = script(name, forms, variants, seed, Switcher(), rounds, samples)
+    return summarize(run_cells(name, build, text, "short runs for latencies",
+                               total(forms, variants, rounds), variants[0],
+                               hang=LABS[name]["hang"], log=log, **options))
+
+
+def run_cells(name, build, text, what, wanted, variant, **options):
+    """One boot of L1 with the KVM of @variant, in which @text is run. Returns the JSON behind
+    each "CELL <words>" line, by its words; an error if there are not @wanted of them."""
     collector = Cells(name, wanted)
-    say(f"{name} lab: boot, then {wanted} short runs for latencies")
+    say(f"{name} lab: boot, then {wanted} {what}")
     options.setdefault("timeout", TIMEOUT)
-    result = lab.run(name, VARIANTS[variants[0]][0],
-                     script(name, forms, variants, seed, Switcher(), rounds, samples),
-                     output=collector, build=build, hang=LABS[name]["hang"], log=log, **options)
+    result = lab.run(name, VARIANTS[variant][0], text, output=collector, build=build, **options)
     missing = wanted - len(collector.cells)
     if missing:
         raise lab.LabError("\n".join([f"{name}: {missing} of {wanted} runs gave no result, "
                                       f"status {result.status}:"] + collector.other[-10:]))
-    return summarize(collector.cells)
+    return collector.cells
+
+
+def run_of(values, clock, vcpus, seed, **known):
+    """Another tool's measurements, in any order, in the form of a run of kvm-mode-bench; what
+    it does not say is None."""
+    values = sorted(values)
+    percentiles = [at(values, percent) for percent in range(101)]
+    return {**dict.fromkeys(RUN_KEYS), "clock": clock, "vcpus": vcpus, "seed": int(seed),
+            "count": len(values), "lost": 0, "tsc_backwards": 0, "percentiles": percentiles,
+            "min": values[0], "p50": percentiles[50], "p90": percentiles[90],
+            "p99": percentiles[99], "p999": at(values, 99.9), "max": values[-1],
+            "mean": sum(values) / len(values), **known}
+
+
+def at(values, percent):
+    """Nearest rank, as distribution.c."""
+    return values[max(math.ceil(len(values) * percent / 100) - 1, 0)]
 
 
 def summarize(cells):

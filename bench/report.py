@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 import charts  # noqa: E402
 import latency  # noqa: E402
 import posts  # noqa: E402
+import scaling  # noqa: E402
 from variants import VARIANTS  # noqa: E402
 
 Invalid = jsonschema.ValidationError
@@ -127,6 +128,31 @@ def latency_part(name, forms):
     return part + (f'<div class="pair">{cdfs}</div>' if cdfs else "")
 
 
+OTHERS = {
+    "instructions": ("One exit in instructions", "QEMU with -icount, where the TSC counts them; "
+                     "instructions"),
+    "scheduling": ("The host's scheduling", "cyclictest at FIFO 80 on the CPU of a vCPU that is "
+                   "posted interrupts without pause (storm), with hackbench on all CPUs as well "
+                   "(busy); and the time that one hackbench takes. Nanoseconds of the host's clock"),
+    "whole_vm": ("A whole VM", "A distribution's kernel as L2: membarrier(), which sends an IPI "
+                 "to the other vCPU and waits, and the time that one hackbench takes. Nanoseconds "
+                 "of L2's clock"),
+}
+
+
+def scaling_part(cells):
+    if not cells:
+        return ""
+    return (f"<h3>More vCPUs</h3><p class=note>The {scaling.WORKLOAD} workload, posted to by all "
+            f"the other vCPUs.</p>{table(scaling.rows(cells))}")
+
+
+def other_parts(entry):
+    return "".join(f"<h3>{head}</h3><p class=note>{what}, "
+                   f"{latency.method(entry[key])}.</p>{table(latency.rows(entry[key]))}"
+                   for key, (head, what) in OTHERS.items() if key in entry)
+
+
 def lab_part(name, entry):
     bars = charts.spurious(name, entry["workloads"], posts.per_million)
     warned = "".join(f"<li>{text(doubt)}" for doubt in entry["doubts"])
@@ -135,6 +161,8 @@ def lab_part(name, entry):
             "<h3>Spurious notifications</h3>" + bars if bars else "",
             bullets(entry["bounds"] + entry["remainder"]),
             latency_part(name, entry["latency"]) if entry.get("latency") else "",
+            scaling_part(entry.get("scaling")),
+            other_parts(entry),
             "<h3>Environment</h3>",
             table([("", ""), *entry["environment"].items()], "env")]
     return "".join(part)

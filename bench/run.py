@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs the benchmarks in the labs, stock KVM, patched KVM and a peer in one boot of
-L1: posts (posts.py) and latencies (latency.py); or on this machine's own KVM. Prints the
-tables, writes results.json and report.html. Called by `make bench`.
+"""Runs the benchmarks, in both labs at once: stock KVM, patched KVM and a peer in one boot
+of L1. Posts (posts.py), latencies (latency.py), the cost of an exit in instructions, the host's
+scheduling (rt/), a whole VM (guest/), more vCPUs (scaling.py). Or on this machine's own KVM:
+posts and latencies. Prints the tables, writes results.json and report.html. Called by
+`make bench`.
 
 exit status: 0 done and the guarantees hold, 1 an interrupt was lost, late or
 delivered twice, or a bound of the comparison is missed, 4 no usable KVM on this
@@ -20,15 +22,27 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "lab"))
 import emulators  # noqa: E402
 import lab  # noqa: E402
+import side_by_side  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import environment  # noqa: E402
 import host  # noqa: E402
+import instructions  # noqa: E402
 import latency  # noqa: E402
 import posts  # noqa: E402
 import report  # noqa: E402
+import scaling  # noqa: E402
+from guest import whole_vm  # noqa: E402
 from progress import align, say  # noqa: E402
+from rt import scheduling  # noqa: E402
 from variants import VARIANTS  # noqa: E402
+
+# key in results.json: who runs it in L1, and what it is
+OTHERS = {
+    "instructions": (instructions, "one exit, in instructions"),
+    "scheduling": (scheduling, "scheduling of the host beside a guest that is posted to, in ns"),
+    "whole_vm": (whole_vm, "IPIs and hackbench inside a whole VM, in ns"),
+}
 
 
 def emulator_name(name, build):
@@ -62,7 +76,9 @@ def parse():
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--workloads", default=" ".join(posts.WORKLOADS))
     args.add_argument("--rounds", type=int, default=latency.ROUNDS,
-                      help="runs of each latency; 0: only the posts")
+                      help="runs of each latency, at most; 0: only the posts")
+    args.add_argument("--no-scaling", dest="scaling", action="store_false",
+                      help="leave out the runs with up to 16 vCPUs")
     args = args.parse_args()
     args.labs = args.labs.split()
     unknown = set(args.labs) - set(posts.LABS) - {"host"}
@@ -95,8 +111,16 @@ def measure(name, args, out):
     if args.rounds:
         entry["latency"], more = latencies(name, args, variants, out)
         seconds += more
+    for key, (module, what) in OTHERS.items():
+        if args.rounds and name in module.LABS:
+            entry[key], more = others(key, module, what, name, args, out)
+            seconds += more
+    if args.scaling and name in scaling.LABS:
+        entry["scaling"], more = grown(name, args, out)
+        seconds += more
     entry["seconds"] = round(seconds)
-    broken = posts.guarantees(name, cells) + latency.broken(name, entry.get("latency", {}))
+    broken = posts.guarantees(name, {**cells, **entry.get("scaling", {})})
+    broken += latency.broken(name, entry.get("latency", {}))
     return entry, broken + [f"{name} {text}" for holds, text in bounds if not holds]
 
 
@@ -115,6 +139,25 @@ def latencies(name, args, variants, out):
     return forms, time.time() - start
 
 
+def others(key, module, what, name, args, out):
+    """The same of other tools and clocks."""
+    start = time.time()
+    forms = module.run_lab(name, args.build, args.seed, min(args.rounds, module.ROUNDS),
+                           log=str(out / f"{name}-{key}.log"))
+    print(align(f"{name}: {what}, {latency.method(forms)}", latency.rows(forms), 2), "",
+          sep="\n", flush=True)
+    return forms, time.time() - start
+
+
+def grown(name, args, out):
+    """({vCPUs: {variant: cell}}, seconds), printed."""
+    start = time.time()
+    cells = scaling.run_lab(name, args.build, args.seed, str(out / f"{name}-scaling.log"))
+    print(align(f"{name}: {scaling.WORKLOAD}, posted to from more vCPUs", scaling.rows(cells), 2),
+          "", sep="\n", flush=True)
+    return cells, time.time() - start
+
+
 def main():
     args = parse()
     out = Path(args.out or Path(args.build) / "bench")
@@ -125,8 +168,9 @@ def main():
                             "kvm_mode": commit()},
                "labs": {}}
     broken = []
-    for name in args.labs:
-        results["labs"][name], more = measure(name, args, out)
+    found = side_by_side.run(measure, [(name, args, out) for name in args.labs], len(args.labs))
+    for name, (entry, more) in zip(args.labs, found):
+        results["labs"][name] = entry
         broken += more
     report.validate(results)
     for file, text in (("results.json", json.dumps(results, indent=1) + "\n"),

@@ -241,7 +241,7 @@ def test_style(project):
     checkpatch = ["perl", project.source / "scripts/checkpatch.pl", "--no-tree", "--strict",
                   "--terse", "--no-summary", "--max-line-length=100"]
     files = [*ROOT.glob("kvm/*/*"), *ROOT.glob("kvm-asm-offsets/*"),
-             *ROOT.glob("bench/*.[ch]"), *ROOT.glob("selftests/*/*.[ch]")]
+             *ROOT.glob("bench/*.[ch]", "bench/*/*.[ch]"), *ROOT.glob("selftests/*/*.[ch]")]
     macros = [f for f in files if f.name == "trace.h"]
     for ignore, some in ((CHECKPATCH_EVENTS, macros),
                          (CHECKPATCH_IGNORE, [f for f in files if f not in macros])):
@@ -387,6 +387,45 @@ def test_tracepoint(project):
         need(traced == cell[metric] > 0, f"{metric} {cell[metric]}, traced {traced}")
 
 
+def test_perf(project):
+    """perf's recipes run, agree with the posts that they saw, and say what cannot be measured"""
+    posts = 600
+    script = f"""export POSTS={posts}
+        /perf/all.sh; echo STATUS $?
+        load-kvm stock; /perf/count.sh | head -n 1
+        load-kvm none; /perf/count.sh; echo STATUS $?"""
+    done = lab.run("vmx", "patched", script, build=project.build, timeout=900, hang=300,
+                   overlay=[project.build / "lab/perf.cpio"], log=project.log("vmx-perf"))
+    text = "\n".join(done.lines)
+    counts = {name: int(n) for n, name in re.findall(r"^ *(\d+)  (\S+.*)$", text, re.MULTILINE)}
+    saw = sum(n for name, n in counts.items() if name.startswith("kvm:kvm_mode_notify"))
+    need(0 < saw <= posts == counts.get("kvm:kvm_apicv_accept_irq"), f"{counts}")
+    spared = int((re.findall(r"^posted-while-in-guest: (\d+)", text, re.MULTILINE) or [0])[0])
+    waited = int((re.findall(r"^post-to-entry: (\d+),", text, re.MULTILINE) or [0])[0])
+    need(spared > 0 and 0 < waited <= posts - spared, f"in guest {spared}, waited {waited}")
+    need(re.search(r"^ +CPUID +\d+ ", text, re.MULTILINE), "perf kvm stat shows no CPUID exits")
+    need("no memory sampling here" in text and "STATUS 0" in text, text[-1500:])
+    need("stock KVM: no kvm:kvm_mode_notify" in text, "stock was not told from patched")
+    need("no KVM tracepoints" in text and "STATUS 4" in text, text[-500:])
+
+
+def test_whole_vm(project):
+    """a whole VM boots on patched KVM, its IPIs are counted; what is missing is said (svm lab)"""
+    script = """boot.sh /guest 50 5 2 200; echo STATUS $?
+        boot.sh /tmp; echo STATUS $?
+        boot.sh /guest 50 5 2 2; echo STATUS $?
+        load-kvm none; boot.sh /guest; echo STATUS $?"""
+    done = lab.run("svm", "patched", script, build=project.build, timeout=600, hang=300,
+                   overlay=[project.build / "lab/guest.cpio"], log=project.log("svm-whole-vm"))
+    text = "\n".join(done.lines)
+    need(re.findall(r"STATUS (\d+)", text) == ["0", "2", "1", "4"], text[-1500:])
+    found = json.loads(re.search(r"^membarrier (.*)$", text, re.MULTILINE)[1])
+    need(len(found["samples"]) == 50 <= found["ipis"], f"IPIs: {found['ipis']}")
+    need(re.search(r'^hackbench {"seconds": [0-9.]+}$', text, re.MULTILINE), text[-500:])
+    for words in ("make guest-kit", "QEMU: status", "no usable /dev/kvm"):
+        need(words in text, f"not said: {words}")
+
+
 def test_repeats(project):
     """vmx lab: two runs print the same to the byte; another quantum does not"""
     outputs = []
@@ -408,7 +447,8 @@ def small_bench(project, name):
     """`make bench` for the vmx lab, small: (results, what it said failed)"""
     out = project.work / name
     status, text = command("bench/run.py", "--build", project.build, "--labs", "vmx", "--posts",
-                           3000, "--workloads", "exits", "--rounds", 1, "--out", out)
+                           3000, "--workloads", "exits", "--rounds", 1, "--no-scaling",
+                           "--out", out)
     # With so few posts a bound of the comparison may be missed.
     need(status in (0, 1), f"status {status}: {text[-2000:]}")
     failed = [line for line in text.splitlines() if line.startswith("FAILED")]
@@ -429,6 +469,10 @@ def test_measuring(project):
     fast = {v: e["window"] for v, e in forms["window-fastpath"].items()}
     need(fast["stock"]["unseen"] == fast["stock"]["watched"] > 0, f"stock, fastpath: {fast}")
     need(fast["patched"]["unseen"] == 0 < fast["patched"]["watched"], f"fastpath: {fast}")
+    beside = results["labs"]["vmx"]["scheduling"]
+    exits = {form: [run["exits"] for run in beside[form]["patched"]["runs"]] for form in beside}
+    need(all(min(n) > 0 or form.endswith("-idle") for form, n in exits.items()),
+         f"no guest ran beside rt-tests: {exits}")
     for form in ("exit", "exit-fastpath"):
         cost = latency.ratio(forms[form]["patched"], forms[form]["stock"])[0]
         need(cost < 1.01, f"{form}: patched/stock {cost}")
@@ -659,8 +703,8 @@ TESTS = (
     (test_dead_timer,), (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
     (test_toggle, "vmx"), (test_stress, "svm"), (test_stress, "vmx"), (test_tracepoint,),
-    (test_repeats,), (test_measuring,), (test_compare,), (test_readme,), (test_no_kvm,),
-    (test_late_mutant,), (test_remainder,),
+    (test_perf,), (test_whole_vm,), (test_repeats,), (test_measuring,), (test_compare,),
+    (test_readme,), (test_no_kvm,), (test_late_mutant,), (test_remainder,),
     (test_kvm_selftests, "svm"), (test_kvm_selftests, "vmx"), (test_i386,),
 )
 

@@ -12,7 +12,6 @@ exit status: 0 no difference, 1 some test is different on patched, 125 the lab
 failed, 130 interrupted"""
 import argparse
 import json
-import multiprocessing
 import os
 import shlex
 import signal
@@ -24,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "lab"))
 import lab  # noqa: E402
+import side_by_side  # noqa: E402
 
 VARIANTS = ("stock", "patched")
 AGAIN = 3                   # more runs of a test that differs
@@ -139,22 +139,10 @@ def run_tests(build, where, variant, names, path, seconds=None):
     return found, why
 
 
-def run_in_worker(*args):
-    try:
-        return run_tests(*args)
-    except KeyboardInterrupt:           # cleaned up; the parent has had it too, or sent it
-        os._exit(130)
-
-
 def run_both(build, where, names, path, seconds):
     """What run_tests() gave on each variant."""
     jobs = [(build, where, variant, names, path, seconds) for variant in VARIANTS]
-    with multiprocessing.Pool(LABS[where]["at_once"], signal.signal,
-                              (signal.SIGTERM, signal.default_int_handler)) as pool:
-        results = pool.starmap(run_in_worker, jobs, chunksize=1)
-        pool.close()
-        pool.join()
-    return dict(zip(VARIANTS, results))
+    return dict(zip(VARIANTS, side_by_side.run(run_tests, jobs, LABS[where]["at_once"])))
 
 
 def compare(build, where, names, path, seconds=None):

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Scheduling latency of the host (L1, in a lab) while one of its guests is posted interrupts,
+by rt-tests: cyclictest on the CPU of the vCPU, and the time that hackbench takes. What is run,
+and the runs in the form that latency.py summarizes. Called by run.py."""
+from pathlib import Path
+
+import latency
+from variants import Switcher
+
+COMPARED = ("stock", "patched")
+ROUNDS = 6
+CLOCK = "CLOCK_MONOTONIC, ns"
+
+# form: under-storm.sh's tool and load
+FORMS = {
+    "cyclictest-idle": ("cyclictest", "idle"),
+    "cyclictest-storm": ("cyclictest", "storm"),
+    "cyclictest-busy": ("cyclictest", "busy"),
+    "hackbench-storm": ("hackbench", "storm"),
+}
+# cyclictest: loops, us between two, ns of its histogram. hackbench: loops. storm: options of
+# kvm-mode-bench post. hang: seconds of silence. A second of the vmx lab's clock is 4.2 billion
+# instructions.
+LABS = {
+    "svm": {"cyclictest": "300 1000 1000000", "hackbench": "100", "hang": 200,
+            "storm": "--gap 0:4000000 --exit-gap 200000"},
+    "vmx": {"cyclictest": "300 50 200000", "hackbench": "20", "hang": 300, "storm": ""},
+}
+
+
+def script(name, variants, seed, switch, rounds):
+    """Shell text; a line "CELL form variant seed" precedes each measurement's JSON."""
+    setup, lines = LABS[name], ["failed=0"]
+    for turn in range(seed, seed + rounds):
+        for variant in variants:
+            lines += switch.lines(variant)
+            for form, (tool, load) in FORMS.items():
+                lines += [f"echo CELL {form} {variant} {turn}",
+                          f"SEED={turn} STORM='{setup['storm']}' under-storm.sh {tool} {load} "
+                          f"{setup[tool]} || failed=1"]
+    return "\n".join([*lines, "exit $failed"])
+
+
+def run_of(cell, seed):
+    """cyclictest's histogram has one line a nanosecond, and no more than it was told to."""
+    found = cell["found"]
+    if "seconds" in found:
+        values = [round(found["seconds"] * 1e9)]
+    else:
+        thread = found["thread"]["0"]
+        values = [int(ns) for ns, count in thread["histogram"].items() for _ in range(count)]
+        values += [thread["max"]] * (thread["cycles"] - len(values))
+    return latency.run_of(values, CLOCK, 2, seed, exits=cell["exits"],
+                          notify_spurious=cell["notify_spurious"])
+
+
+def run_lab(name, build, seed=1, rounds=ROUNDS, log=None):
+    """One boot of L1. Returns {form: {variant: summary}}."""
+    cells = latency.run_cells(name, build, script(name, COMPARED, seed, Switcher(), rounds),
+                              "runs of cyclictest and hackbench",
+                              len(FORMS) * len(COMPARED) * rounds, COMPARED[0],
+                              hang=LABS[name]["hang"], log=log,
+                              overlay=[Path(build) / "lab/rt.cpio"])
+    return latency.summarize({key: run_of(cell, key[2]) for key, cell in cells.items()})

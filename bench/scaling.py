@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0
+"""How the spurious rate and the sender's cost grow with the number of vCPUs that post to one:
+the `exits` workload with 1, 3, 7 and 15 senders, in one boot of a large L1. Called by run.py."""
+import latency
+import posts
+from variants import Switcher
+
+LABS = ("vmx",)                 # where a tick is worth something with more CPUs than the machine's
+VCPUS = (2, 4, 8, 16)
+VARIANTS = ("stock", "patched")
+POSTS = 8000
+WORKLOAD = "exits"
+
+
+def script(seed, switch):
+    lines = ["failed=0"]
+    for variant in VARIANTS:
+        lines += switch.lines(variant)
+        for vcpus in VCPUS:
+            lines += [f"echo CELL {vcpus} {variant}",
+                      f"kvm-mode-bench post --json --workload {WORKLOAD} --posts {POSTS} --seed "
+                      f"{seed} --senders {vcpus - 1} --lab-counters 0x8a20 || failed=1"]
+    return "\n".join([*lines, "exit $failed"])
+
+
+def run_lab(name, build, seed=1, log=None):
+    """One boot of L1. Returns {vCPUs: {variant: cell}}."""
+    cells = latency.run_cells(name, build, script(seed, Switcher()), "runs with more vCPUs",
+                              len(VCPUS) * len(VARIANTS), VARIANTS[0], cpus=max(VCPUS),
+                              hang=600, log=log)
+    for cell in cells.values():
+        posts.fill_in(cell)
+    return {str(vcpus): {variant: cells[str(vcpus), variant] for variant in VARIANTS}
+            for vcpus in VCPUS}
+
+
+def rows(cells):
+    """Of a table; the first row has the columns' names."""
+    found = [("vCPUs", "variant", "posted", "lost", "late", "notify", "spurious", "spur/M",
+              "ticks of a post", "waits of senders", "target's exits")]
+    for vcpus, by_variant in cells.items():
+        for variant, cell in by_variant.items():
+            found.append((vcpus, variant, f"{cell['posted']:,}", f"{cell['lost']:,}",
+                          f"{cell['late']:,}", f"{cell['notify_sent']:,}",
+                          f"{cell['notify_spurious']:,}",
+                          f"{posts.per_million(cell, 'notify_spurious'):,.0f}",
+                          f"{cell['send_mean']:,.1f}", f"{cell['sender_waits']:,}",
+                          f"{cell['target']['exits']:,}"))
+    return found
