@@ -45,6 +45,7 @@ struct life {
 struct poster {
 	struct life *life;
 	unsigned int i;
+	u64 rnd;			/* it may start when the guest's memory is gone */
 };
 
 static __thread struct kvm_run *this_run;
@@ -61,7 +62,7 @@ static void *poster_fn(void *data)
 {
 	struct poster *p = data;
 	struct life *l = p->life;
-	u64 rnd = rnd_stream(l->s->seed, 100 + p->i), n = 0;
+	u64 rnd = p->rnd, n = 0;
 
 	while (!__atomic_load_n(&l->stop_posting, __ATOMIC_ACQUIRE)) {
 		struct kvm_msi msi = {
@@ -205,7 +206,7 @@ static bool one_life(u64 seed, unsigned int max_resets)
 
 	life_create(&l, seed);
 	for (i = 0; i < NR_POSTERS; i++) {
-		posters[i] = (struct poster){ &l, i };
+		posters[i] = (struct poster){ &l, i, rnd_stream(seed, 100 + i) };
 		thread_start(&threads[i], -1, poster_fn, &posters[i]);
 	}
 	vcpus_start(&l);
