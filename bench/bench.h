@@ -17,9 +17,11 @@
 
 #define EMULATOR_TEXT	65536
 
+enum output { OUTPUT_TABLE, OUTPUT_JSON, OUTPUT_KTAP };
+
 struct options {
+	enum output output;		/* of all benchmarks; the others are post's */
 	bool help;
-	bool json;
 	bool trace_kicks;
 	unsigned int workloads;		/* bit per enum post_workload */
 	u64 posts;
@@ -163,10 +165,13 @@ void window_find(struct post_vm *p, struct lat_shared *l, const u32 *ticks,
 /* kvm-mode-bench.c: both end the program on wrong usage */
 u64 parse_number(const char *opt, const char *arg, u64 min, u64 max);
 void __noreturn usage_error(const char *what, const char *arg);
+/* kvm-mode-bench.c: the machine cannot do it; @name is the one case, NULL: all */
+void __noreturn __printf(2, 3) skip(const char *name, const char *fmt, ...);
 
-/* report.c */
-void latency_report(const struct lat_result *r, bool json);
-void report_json(const struct post_outcome *out);
-void report_table(const struct post_outcome *out, bool header);
+/* report.c: ahead of all results; one of them, @nr counts from 1 */
+void report_plan(unsigned int n, u64 seed);
+void report_post(const struct post_outcome *out, bool ok, unsigned int nr);
+void report_latency(const struct lat_result *r, bool ok);
+const char *latency_case(const struct lat_result *r);
 
 #endif /* BENCH_H */

@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import report  # noqa: E402  (makes the labs' modules known)
+import ktap  # noqa: E402
 import latency  # noqa: E402
 import posts  # noqa: E402
 from progress import align  # noqa: E402
@@ -92,17 +93,28 @@ def latency_rows(a, b):
 
 
 def faults(results):
-    return [f"{lab}: {text}" for lab, entry in results["labs"].items()
+    return [text for lab, entry in results["labs"].items()
             for text in posts.guarantees(lab, entry["workloads"]) +
             latency.broken(lab, entry.get("latency", {}))]
 
 
-def main():
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("a", metavar="A")
-    args.add_argument("b", metavar="B")
-    args = args.parse_args()
+def cases(rows, bad):
+    """[ktap.Case]: each run that was compared, with B against A; then all of B."""
+    found = {}
+    for lab, run, variant, metric, _, _, ratio in rows:
+        number = ratio.split()[0]
+        found.setdefault((lab, run, variant), []).append(
+            (metric.replace(" ", "_"), number if number[0].isdigit() else None, "B/A"))
+    cases = []
+    for (lab, run, variant), figures in found.items():
+        here = [text for text in bad if text.startswith(f"{lab} {run} {variant.split()[-1]}:")]
+        cases.append(ktap.Case(not here, f"{lab} {run} {variant}", "; ".join(here),
+                               tuple(figures)))
+    return cases + [ktap.Case(not bad, "nothing lost, late or doubled in B", "; ".join(bad))]
+
+
+def compare(args):
+    """Prints the tables; (rows, faults of B)"""
     a, b = load(args.a), load(args.b)
     rows = [*post_rows(a, b), *latency_rows(a, b)]
     if not rows:
@@ -112,9 +124,25 @@ def main():
               f"{results['versions']['kernel']}, seed {results['seed']}")
     head = ("lab", "run", "variant", "metric", "A", "B", "B against A")
     print(align("", [head, *rows], 4))
-    for text in faults(b):
+    bad = faults(b)
+    for text in bad:
         print(f"B: {text}")
-    return 1 if faults(b) else 0
+    return rows, bad
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("a", metavar="A")
+    args.add_argument("b", metavar="B")
+    args.add_argument("--ktap", action="store_true",
+                      help="KTAP on stdout; the table goes to stderr")
+    args = args.parse_args()
+    with ktap.instead(args.ktap):
+        rows, bad = compare(args)
+    if args.ktap:
+        print(ktap.text(cases(rows, bad)))
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

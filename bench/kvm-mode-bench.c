@@ -58,6 +58,7 @@ static const char post_help[] =
 "  --no-trace-kicks   do not count kicks by the tracepoint ipi:ipi_send_cpu\n"
 "  --lab-counters PORT  I/O port of the lab emulator's counters (default none)\n"
 "  --json             one line of JSON per workload instead of a table\n"
+"  --ktap             KTAP, one result per workload\n"
 "  --help             this text\n"
 "\n"
 "Exit status: 0 all delivered in time, 1 something lost, doubled or late, or a\n"
@@ -79,14 +80,21 @@ struct options opts = {
 
 static bool latency;	/* one of latency.c's, not post */
 
+static void say(FILE *f, const char *head, const char *fmt, va_list ap)
+{
+	fputs(head, f);
+	vfprintf(f, fmt, ap);
+	fputc('\n', f);
+	fflush(f);
+}
+
 void die(const char *fmt, ...)
 {
+	bool ktap = opts.output == OUTPUT_KTAP;
 	va_list ap;
 
 	va_start(ap, fmt);
-	fputs("kvm-mode-bench: ", stderr);
-	vfprintf(stderr, fmt, ap);
-	fputc('\n', stderr);
+	say(ktap ? stdout : stderr, ktap ? "Bail out! " : "kvm-mode-bench: ", fmt, ap);
 	va_end(ap);
 	_exit(EXIT_LOST);
 }
@@ -96,10 +104,26 @@ void warn(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	fputs("kvm-mode-bench: ", stderr);
-	vfprintf(stderr, fmt, ap);
-	fputc('\n', stderr);
+	say(stderr, "kvm-mode-bench: ", fmt, ap);
 	va_end(ap);
+}
+
+void skip(const char *name, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	if (opts.output != OUTPUT_KTAP) {
+		say(stderr, "kvm-mode-bench: skipped: ", fmt, ap);
+	} else {
+		if (name)
+			printf("1..1\nok 1 %s", name);
+		else
+			printf("1..0");
+		say(stdout, " # SKIP ", fmt, ap);
+	}
+	va_end(ap);
+	_exit(EXIT_SKIPPED);
 }
 
 void __noreturn usage_error(const char *what, const char *arg)
@@ -156,7 +180,7 @@ static void parse_workloads(char *arg)
 
 enum { O_WORKLOAD = 1, O_POSTS, O_SENDERS, O_SEED, O_GAP, O_EXIT_GAP, O_LATE,
 	O_LONG, O_LONG_EVERY, O_GAP_CAP, O_STALL, O_TIMEOUT, O_HALT_POLL, O_NO_TRACE, O_PORT,
-	O_JSON, O_HELP };
+	O_JSON, O_KTAP, O_HELP };
 
 static const struct option long_options[] = {
 	{ "workload", required_argument, NULL, O_WORKLOAD },
@@ -175,6 +199,7 @@ static const struct option long_options[] = {
 	{ "no-trace-kicks", no_argument, NULL, O_NO_TRACE },
 	{ "lab-counters", required_argument, NULL, O_PORT },
 	{ "json", no_argument, NULL, O_JSON },
+	{ "ktap", no_argument, NULL, O_KTAP },
 	{ "help", no_argument, NULL, O_HELP },
 	{ }
 };
@@ -226,7 +251,10 @@ static void parse_option(int opt, char *arg)
 		opts.lab_port = parse_number("lab-counters", arg, 0, 0xffff);
 		break;
 	case O_JSON:
-		opts.json = true;
+		opts.output = OUTPUT_JSON;
+		break;
+	case O_KTAP:
+		opts.output = OUTPUT_KTAP;
 		break;
 	case O_HELP:
 		opts.help = true;
@@ -256,7 +284,8 @@ static void post_parse(int argc, char **argv)
 
 /*
  * The library's own constructor already needs KVM's module parameters. This
- * one runs first, so that --help and wrong usage do not depend on KVM.
+ * one runs first, so that --help and wrong usage do not depend on KVM. The
+ * library prints a plan when it skips, so KTAP's version line comes before it.
  */
 static void __attribute__((constructor(101))) options_parse(int argc, char **argv)
 {
@@ -275,12 +304,13 @@ static void __attribute__((constructor(101))) options_parse(int argc, char **arg
 		latency = true;
 	else
 		usage_error("no such benchmark:", name);
-	if (access("/dev/kvm", R_OK | W_OK)) {
-		fprintf(stderr,
-			"kvm-mode-bench: skipped: /dev/kvm: %s; load kvm-intel or kvm-amd, and run as root\n",
-			strerror(errno));
-		_exit(EXIT_SKIPPED);
+	if (opts.output == OUTPUT_KTAP) {
+		setvbuf(stdout, NULL, _IOLBF, 0);
+		puts("KTAP version 1");
 	}
+	if (access("/dev/kvm", R_OK | W_OK))
+		skip(NULL, "/dev/kvm: %s; load kvm-intel or kvm-amd, and run as root",
+		     strerror(errno));
 }
 
 /* A failed assertion of the library ends with 254: for our callers it is 1 */
@@ -293,25 +323,24 @@ static void map_status(int status, void *unused)
 
 static int post_main(void)
 {
-	bool ok = true, header = true;
-	int i;
+	unsigned int i, nr = 0;
+	bool ok = true;
 
 	if (host.nr_cpus < opts.senders + 2)
 		warn("%u CPUs for %lu vCPU threads and this program: they share, latencies suffer",
 		     host.nr_cpus, opts.senders + 1);
 	kvm_pin_this_task_to_pcpu((opts.senders + 1) % host.nr_cpus);
 
+	report_plan(__builtin_popcount(opts.workloads), opts.seed);
 	for (i = 0; i < POST_NR_WORKLOADS; i++) {
 		struct post_outcome out;
+		bool good;
 
 		if (!(opts.workloads & 1u << i))
 			continue;
-		ok &= post_run(i, &out);
-		if (opts.json)
-			report_json(&out);
-		else
-			report_table(&out, header);
-		header = false;
+		good = post_run(i, &out);
+		report_post(&out, good, ++nr);
+		ok &= good;
 		free(out.emulator);
 	}
 	return ok ? EXIT_SUCCESS : EXIT_LOST;

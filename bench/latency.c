@@ -87,6 +87,7 @@ static const char common_help[] =
 "                 (default 1000)\n"
 "  --no-pin       leave vCPU threads to the scheduler\n"
 "  --json         one line of JSON instead of a table\n"
+"  --ktap         KTAP, one result\n"
 "  --help         this text\n"
 "\n"
 "Percentiles are exact, by nearest rank over all samples.  p50_low and p50_high\n"
@@ -99,7 +100,7 @@ static struct {
 	const char *name, *help;
 	u64 op, state, how;
 	u64 vcpus, samples, warmup, gap_max, exit_gap_max, settle, seed, stall_ms;
-	bool xapic, json, no_pin, window;
+	bool xapic, no_pin, window;
 } lat = {
 	.samples	= 2000,
 	.warmup		= 100,
@@ -127,7 +128,8 @@ static u64 name_of(const char *opt, const char *arg, const char * const *names, 
 }
 
 enum { O_FORM = 1, O_TARGET, O_VCPUS, O_XAPIC, O_OP, O_HOW, O_SAMPLES, O_WARMUP, O_GAP,
-	O_EXIT_GAP, O_SETTLE, O_SEED, O_STALL, O_NO_PIN, O_WINDOW, O_JSON, O_HELP };
+	O_EXIT_GAP, O_SETTLE, O_SEED, O_STALL, O_NO_PIN, O_WINDOW, O_JSON,
+	O_KTAP, O_HELP };
 
 static const struct option lat_options[] = {
 	{ "form", required_argument, NULL, O_FORM },
@@ -146,6 +148,7 @@ static const struct option lat_options[] = {
 	{ "no-pin", no_argument, NULL, O_NO_PIN },
 	{ "window", no_argument, NULL, O_WINDOW },
 	{ "json", no_argument, NULL, O_JSON },
+	{ "ktap", no_argument, NULL, O_KTAP },
 	{ "help", no_argument, NULL, O_HELP },
 	{ }
 };
@@ -178,7 +181,10 @@ static void parse_common(int opt, const char *arg)
 		lat.no_pin = true;
 		break;
 	case O_JSON:
-		lat.json = true;
+		opts.output = OUTPUT_JSON;
+		break;
+	case O_KTAP:
+		opts.output = OUTPUT_KTAP;
 		break;
 	case O_HELP:
 		fputs(lat.help, stdout);
@@ -484,7 +490,7 @@ static void stats_add(struct post_vm *p, struct vcpu_stats *sum)
 	}
 }
 
-static void describe(struct lat_result *r, const struct lat_shared *l)
+static void describe(struct lat_result *r)
 {
 	r->benchmark = lat.window ? "window" : lat.name;
 	r->form = lat.op == LAT_IDLE ? kick_names[lat.how] : op_names[lat.op];
@@ -492,25 +498,19 @@ static void describe(struct lat_result *r, const struct lat_shared *l)
 		    NULL : state_names[lat.state];
 	r->apic = lat.xapic ? "xapic" : "x2apic";
 	r->clock = lat.op == LAT_IDLE ? "host TSC" : "guest TSC";
-	r->vcpus = l->nr_targets + 1;
-	r->lost = l->lost;
-	r->backwards = l->backwards;
 	r->warmup = lat.warmup;
 	r->seed = lat.seed;
 	r->pinned = !lat.no_pin;
 }
 
-static void probe_open(void)
+static void probe_open(const struct lat_result *r)
 {
 	if (!lat.window && (lat.op != LAT_IDLE || lat.how < KICK_PLAIN))
 		return;
 	probe_fd = open(PROBE_PATH, O_RDWR | O_CLOEXEC);
-	if (probe_fd >= 0)
-		return;
-	fprintf(stderr,
-		"kvm-mode-bench: skipped: %s: %s; load kvm-mode-probe.ko, and run as root\n",
-		PROBE_PATH, strerror(errno));
-	exit(EXIT_SKIPPED);
+	if (probe_fd < 0)
+		skip(latency_case(r), "%s: %s; load kvm-mode-probe.ko, and run as root", PROBE_PATH,
+		     strerror(errno));
 }
 
 int latency_run(void)
@@ -521,9 +521,12 @@ int latency_run(void)
 	struct post_vm p;
 	struct lat_shared *l;
 	u32 *buf;
+	bool ok;
 	int i;
 
-	probe_open();
+	describe(&r);
+	probe_open(&r);
+	report_plan(1, lat.seed);
 	l = guest_setup(&p, &buf);
 	stats_open(&p);
 	post_vm_start(&p);
@@ -547,15 +550,17 @@ int latency_run(void)
 	if (lat.window)
 		window_find(&p, l, buf, &r.window);
 	r.d = distribution_of(buf, l->taken);
-	describe(&r, l);
-	latency_report(&r, lat.json);
+	r.vcpus = l->nr_targets + 1;
+	r.lost = l->lost;
+	r.backwards = l->backwards;
+	ok = !l->lost && r.d.count == lat.samples;
+	report_latency(&r, ok);
 	if (l->lost)
 		warn("%s: operation %lu was not done after %lu ms", lat.name,
 		     (u64)l->taken, lat.stall_ms);
-	else if (r.d.count < lat.samples)
+	else if (!ok)
 		warn("kick: only %lu of %lu kicks found the vCPU in the run loop", r.d.count,
 		     r.tries);
-	i = l->lost || r.d.count < lat.samples;
 	post_vm_free(&p);
-	return i ? EXIT_LOST : EXIT_SUCCESS;
+	return ok ? EXIT_SUCCESS : EXIT_LOST;
 }

@@ -9,6 +9,7 @@ them, between which the true one lies with a confidence of 1 - 2^(1 - rounds).""
 import math
 import statistics
 
+import ktap
 import lab
 from progress import Cells, say
 from variants import VARIANTS, Switcher
@@ -208,6 +209,26 @@ def broken(name, forms):
     return [f"{name} {form} {variant}: {entry['lost']} lost"
             for form, by_variant in forms.items() for variant, entry in by_variant.items()
             if entry["lost"] and variant != "s4"]
+
+
+def cases(name, forms):
+    """[ktap.Case], as broken()."""
+    found = []
+    for form, by_variant in forms.items():
+        for variant, entry in by_variant.items():
+            if variant == "s4":
+                continue
+            times = [] if is_void(entry) else [(key, entry[key], "ticks")
+                                               for key in ("p50", "p90", "p99", "max")]
+            window = [(key, entry["window"][key], "ticks") for key in WINDOW_KEYS[:4]
+                      if "window" in entry and entry["window"]["watched"]]
+            against = ratio(entry, by_variant[BASELINE]) if BASELINE in by_variant else None
+            if against and variant != BASELINE:
+                times.append(("p50_against_stock", f"{against[0]:.3f}", "ratio"))
+            found.append(ktap.Case(not entry["lost"], f"{name} {form} {variant}",
+                                   ktap.counts(entry, ("count", "lost", "tsc_backwards")),
+                                   (*times, *window)))
+    return found
 
 
 def rows(forms):

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The two forms of a result: one line of JSON, or one row of a table. Called
- * by kvm-mode-bench.c after each workload, by latency.c after its run.
+ * The forms of a result: a row of a table, a line of JSON, or KTAP: a line
+ * "# name value unit" for each number, then the result line with the counts that
+ * decide. Called by kvm-mode-bench.c after each workload, by latency.c after its run.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,25 @@ static void json_close(struct json *j)
 	j->sep = ",";
 }
 
+/* @j: NULL for KTAP, where a number that could not be measured is left out */
+static void figure(struct json *j, const char *key, long long n, const char *unit)
+{
+	if (j)
+		json_num(j, key, n);
+	else if (n != NO_VALUE)
+		printf("# %s %lld %s\n", key, n, unit);
+}
+
+static void fraction(struct json *j, const char *key, double n, const char *unit)
+{
+	if (!j) {
+		printf("# %s %.3f %s\n", key, n, unit);
+		return;
+	}
+	json_key(j, key);
+	fprintf(j->f, "%.3f", n);
+}
+
 /* Stock counts no kicks in the module; then the tracepoint's count stands */
 static long long kicks(const struct post_outcome *o)
 {
@@ -80,6 +100,30 @@ static const char *fastpath_name(void)
 		"icr,tsc_deadline" : "icr";
 }
 
+void report_plan(unsigned int n, u64 seed)
+{
+	if (opts.output == OUTPUT_KTAP)
+		printf("1..%u\n# seed %lu\n", n, seed);
+}
+
+static void post_figures(struct json *j, const struct post_outcome *o)
+{
+	figure(j, "late_max_wait", o->n.res.late_max_wait, "ticks");
+	figure(j, "notify_sent", o->all.n[ST_NOTIFY_SENT], "events");
+	figure(j, "notify_elided", o->all.n[ST_NOTIFY_ELIDED], "events");
+	figure(j, "notify_spurious", spurious(o), "interrupts");
+	figure(j, "kick_ipi_sent", kicks(o), "IPIs");
+	figure(j, "kick_ipi_traced", o->kick_ipi_traced, "IPIs");
+	figure(j, "exits", o->all.n[ST_EXITS], "exits");
+	figure(j, "latency_p50", o->latency_p50, "ticks");
+	figure(j, "latency_p99", o->latency_p99, "ticks");
+	figure(j, "latency_max", o->latency_max, "ticks");
+	figure(j, "ticks", o->ticks, "ticks");
+	fraction(j, "posts_per_mtick", o->ticks ? o->n.posted * 1e6 / o->ticks : 0.0, "posts");
+	fraction(j, "send_mean", o->n.posted ? 1.0 * o->send_ticks / o->n.posted : 0.0, "ticks");
+	figure(j, "sender_waits", o->sender_waits, "waits");
+}
+
 static void json_metrics(struct json *j, const struct post_outcome *o)
 {
 	json_word(j, "workload", o->workload);
@@ -89,22 +133,7 @@ static void json_metrics(struct json *j, const struct post_outcome *o)
 	json_num(j, "doubled", o->n.doubled);
 	json_num(j, "late", o->n.res.late);
 	json_num(j, "late_bound", o->late_bound);
-	json_num(j, "late_max_wait", o->n.res.late_max_wait);
-	json_num(j, "notify_sent", o->all.n[ST_NOTIFY_SENT]);
-	json_num(j, "notify_elided", o->all.n[ST_NOTIFY_ELIDED]);
-	json_num(j, "notify_spurious", spurious(o));
-	json_num(j, "kick_ipi_sent", kicks(o));
-	json_num(j, "kick_ipi_traced", o->kick_ipi_traced);
-	json_num(j, "exits", o->all.n[ST_EXITS]);
-	json_num(j, "latency_p50", o->latency_p50);
-	json_num(j, "latency_p99", o->latency_p99);
-	json_num(j, "latency_max", o->latency_max);
-	json_num(j, "ticks", o->ticks);
-	json_key(j, "posts_per_mtick");
-	fprintf(j->f, "%.3f", o->ticks ? o->n.posted * 1e6 / o->ticks : 0.0);
-	json_key(j, "send_mean");
-	fprintf(j->f, "%.3f", o->n.posted ? 1.0 * o->send_ticks / o->n.posted : 0.0);
-	json_num(j, "sender_waits", o->sender_waits);
+	post_figures(j, o);
 	json_num(j, "stalled", o->n.stalled);
 	json_num(j, "tsc_backwards", o->n.res.tsc_backwards);
 }
@@ -130,7 +159,7 @@ static void json_parameters(struct json *j, const struct post_outcome *o)
 	json_yn(j, "precise_notify", host.precise_notify);
 }
 
-void report_json(const struct post_outcome *o)
+static void post_json(const struct post_outcome *o)
 {
 	struct json j = { .sep = "" };
 	size_t size;
@@ -174,7 +203,7 @@ static void cell(long long n)
 		printf(" %9lld", n);
 }
 
-void report_table(const struct post_outcome *o, bool header)
+static void post_table(const struct post_outcome *o, bool header)
 {
 	static const char * const heads[] = {
 		"posted", "lost", "doubled", "late", "max_wait", "sent",
@@ -206,6 +235,26 @@ void report_table(const struct post_outcome *o, bool header)
 	putchar('\n');
 }
 
+static void post_ktap(const struct post_outcome *o, bool ok, unsigned int nr)
+{
+	post_figures(NULL, o);
+	printf("%s %u %s # posted %lu lost %lu doubled %lu late %lu ", ok ? "ok" : "not ok", nr,
+	       o->workload, o->n.posted, o->n.lost, o->n.doubled, o->n.res.late);
+	printf("stalled %lu compute_ticks %lu\n", o->n.stalled, o->compute_ticks);
+}
+
+void report_post(const struct post_outcome *o, bool ok, unsigned int nr)
+{
+	switch (opts.output) {
+	case OUTPUT_TABLE:
+		return post_table(o, nr == 1);
+	case OUTPUT_JSON:
+		return post_json(o);
+	case OUTPUT_KTAP:
+		return post_ktap(o, ok, nr);
+	}
+}
+
 static void json_grid(struct json *j, const struct distribution *d)
 {
 	int i;
@@ -216,17 +265,22 @@ static void json_grid(struct json *j, const struct distribution *d)
 	fputc(']', j->f);
 }
 
+static void window_figures(struct json *j, const struct window_result *w)
+{
+	figure(j, "watched", w->after.count, "exits");
+	figure(j, "turn_ticks", w->turn_ticks, "ticks");
+	figure(j, "after_exit_p50", w->after.p50, "ticks");
+	figure(j, "after_exit_max", w->after.max, "ticks");
+	figure(j, "before_entry_p50", w->before.p50, "ticks");
+	figure(j, "before_entry_max", w->before.max, "ticks");
+	figure(j, "unseen", w->unseen, "exits");
+}
+
 static void window_json(struct json *j, const struct window_result *w)
 {
 	u64 i;
 
-	json_num(j, "watched", w->after.count);
-	json_num(j, "turn_ticks", w->turn_ticks);
-	json_num(j, "after_exit_p50", w->after.p50);
-	json_num(j, "after_exit_max", w->after.max);
-	json_num(j, "before_entry_p50", w->before.p50);
-	json_num(j, "before_entry_max", w->before.max);
-	json_num(j, "unseen", w->unseen);
+	window_figures(j, w);
 	json_num(j, "drawn_ticks", w->ticks);
 	json_key(j, "drawn");
 	for (i = 0; i < w->nr; i++)
@@ -235,11 +289,38 @@ static void window_json(struct json *j, const struct window_result *w)
 	fputs(w->nr ? "]" : "[]", j->f);
 }
 
+static bool is_window(const struct lat_result *r)
+{
+	return !strcmp(r->benchmark, "window");
+}
+
+static void distribution_figures(struct json *j, const struct distribution *d)
+{
+	figure(j, "min", d->min, "ticks");
+	figure(j, "p50", d->p50, "ticks");
+	figure(j, "p50_low", d->p50_low, "ticks");
+	figure(j, "p50_high", d->p50_high, "ticks");
+	figure(j, "p90", d->p90, "ticks");
+	figure(j, "p99", d->p99, "ticks");
+	figure(j, "p999", d->p999, "ticks");
+	figure(j, "max", d->max, "ticks");
+	fraction(j, "mean", d->mean, "ticks");
+}
+
+static void counter_figures(struct json *j, const struct lat_result *r)
+{
+	int i;
+
+	for (i = 0; i < NR_VCPU_STATS; i++)
+		figure(j, vcpu_stat_names[i], r->stats.n[i], "events");
+	figure(j, "notify_spurious", r->spurious, "interrupts");
+	figure(j, "tries", r->tries ? (long long)r->tries : NO_VALUE, "kicks");
+}
+
 static void latency_json(const struct lat_result *r)
 {
 	const struct distribution *d = &r->d;
 	struct json j = { .f = stdout, .sep = "" };
-	int i;
 
 	fputc('{', j.f);
 	json_word(&j, "benchmark", r->benchmark);
@@ -251,23 +332,11 @@ static void latency_json(const struct lat_result *r)
 	json_num(&j, "count", d->count);
 	json_num(&j, "lost", r->lost);
 	json_num(&j, "tsc_backwards", r->backwards);
-	json_num(&j, "min", d->min);
-	json_num(&j, "p50", d->p50);
-	json_num(&j, "p50_low", d->p50_low);
-	json_num(&j, "p50_high", d->p50_high);
-	json_num(&j, "p90", d->p90);
-	json_num(&j, "p99", d->p99);
-	json_num(&j, "p999", d->p999);
-	json_num(&j, "max", d->max);
-	json_key(&j, "mean");
-	fprintf(j.f, "%.3f", d->mean);
+	distribution_figures(&j, d);
 	json_grid(&j, d);
-	if (!strcmp(r->benchmark, "window"))
+	if (is_window(r))
 		window_json(&j, &r->window);
-	for (i = 0; i < NR_VCPU_STATS; i++)
-		json_num(&j, vcpu_stat_names[i], r->stats.n[i]);
-	json_num(&j, "notify_spurious", r->spurious);
-	json_num(&j, "tries", r->tries ? (long long)r->tries : NO_VALUE);
+	counter_figures(&j, r);
 	json_num(&j, "warmup", r->warmup);
 	json_num(&j, "seed", r->seed);
 	json_yn(&j, "pinned", r->pinned ? 'Y' : 'N');
@@ -292,16 +361,42 @@ static void latency_table(const struct lat_result *r)
 	cell(d->max);
 	printf("\nmedian %lu to %lu with 95%% confidence; ticks of the %s\n", d->p50_low,
 	       d->p50_high, r->clock);
-	if (!strcmp(r->benchmark, "window"))
+	if (is_window(r))
 		printf("seen in the guest %lu (up to %lu) after the exit, %lu (%lu) before entry\n",
 		       r->window.after.p50, r->window.after.max, r->window.before.p50,
 		       r->window.before.max);
 }
 
-void latency_report(const struct lat_result *r, bool json)
+/* The case's name in KTAP */
+const char *latency_case(const struct lat_result *r)
 {
-	if (json)
-		latency_json(r);
-	else
-		latency_table(r);
+	static char name[64];
+
+	snprintf(name, sizeof(name), "%s%s%s%s%s", is_window(r) ? "window-" : "", r->form,
+		 r->target ? "-" : "", r->target ?: "", strcmp(r->apic, "xapic") ? "" : "-xapic");
+	return name;
+}
+
+/* TSCs that differ make times void, and where nothing was seen there are none. */
+static void latency_ktap(const struct lat_result *r, bool ok)
+{
+	if (r->d.count && !r->backwards)
+		distribution_figures(NULL, &r->d);
+	if (is_window(r) && r->window.after.count)
+		window_figures(NULL, &r->window);
+	counter_figures(NULL, r);
+	printf("%s 1 %s # count %lu lost %lu tsc_backwards %lu\n", ok ? "ok" : "not ok",
+	       latency_case(r), r->d.count, r->lost, r->backwards);
+}
+
+void report_latency(const struct lat_result *r, bool ok)
+{
+	switch (opts.output) {
+	case OUTPUT_TABLE:
+		return latency_table(r);
+	case OUTPUT_JSON:
+		return latency_json(r);
+	case OUTPUT_KTAP:
+		return latency_ktap(r, ok);
+	}
 }

@@ -3,7 +3,7 @@
 """Runs the benchmarks, in both labs at once: stock KVM, patched KVM and a peer in one boot
 of L1. Posts (posts.py), latencies (latency.py), the cost of an exit in instructions, the host's
 scheduling (rt/), a whole VM (guest/), more vCPUs (scaling.py). Or on this machine's own KVM:
-posts and latencies. Prints the tables, writes results.json and report.html. Called by
+posts and latencies. Prints the tables, or KTAP, writes results.json and report.html. Called by
 `make bench`.
 
 exit status: 0 done and the guarantees hold, 1 an interrupt was lost, late or
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import environment  # noqa: E402
 import host  # noqa: E402
 import instructions  # noqa: E402
+import ktap  # noqa: E402
 import latency  # noqa: E402
 import posts  # noqa: E402
 import report  # noqa: E402
@@ -79,6 +80,8 @@ def parse():
                       help="runs of each latency, at most; 0: only the posts")
     args.add_argument("--no-scaling", dest="scaling", action="store_false",
                       help="leave out the runs with up to 16 vCPUs")
+    args.add_argument("--ktap", action="store_true",
+                      help="KTAP on stdout: what must hold; the tables go to stderr")
     args = args.parse_args()
     args.labs = args.labs.split()
     unknown = set(args.labs) - set(posts.LABS) - {"host"}
@@ -97,14 +100,14 @@ def measure(name, args, out):
         posted = ("stock", *posts.PEERS, "patched", "patched_off")
         cells, result = posts.run_lab(name, args.build, workloads, posted, args.posts, args.seed,
                                 log=str(out / f"{name}.log"))
-    bounds = posts.comparison(cells) if name == "vmx" else []
+    bounds = posts.bounds(name, cells)
     entry = {"emulator": "none: this machine" if name == "host" else
              emulator_name(name, args.build),
              "environment": result.environment,
              "doubts": environment.doubts(result.environment, name != "host"),
              "posts": args.posts or posts.LABS.get(name, posts.LABS["svm"])["posts"],
              "workloads": cells,
-             "bounds": [("holds: " if holds else "MISSED: ") + text for holds, text in bounds],
+             "bounds": [("holds: " if b.holds else "MISSED: ") + str(b) for b in bounds],
              "remainder": posts.remainder(cells)}
     print("\n".join([posts.table(name, cells), *entry["bounds"], *entry["remainder"], ""]), flush=True)
     seconds = result.seconds
@@ -121,7 +124,7 @@ def measure(name, args, out):
     entry["seconds"] = round(seconds)
     broken = posts.guarantees(name, {**cells, **entry.get("scaling", {})})
     broken += latency.broken(name, entry.get("latency", {}))
-    return entry, broken + [f"{name} {text}" for holds, text in bounds if not holds]
+    return entry, broken + [f"{name} {b}" for b in bounds if not b.holds]
 
 
 def latencies(name, args, variants, out):
@@ -158,8 +161,8 @@ def grown(name, args, out):
     return cells, time.time() - start
 
 
-def main():
-    args = parse()
+def run(args):
+    """(results, what does not hold)"""
     out = Path(args.out or Path(args.build) / "bench")
     out.mkdir(parents=True, exist_ok=True)
     version = Path(args.build) / "kernel" / args.base / "version"
@@ -178,6 +181,17 @@ def main():
         (out / (file + ".new")).write_text(text)
         (out / (file + ".new")).rename(out / file)
         say(f"written: {out / file}")
+    return results, broken
+
+
+def main():
+    args = parse()
+    with ktap.instead(args.ktap, host.Unusable):
+        results, broken = run(args)
+    if args.ktap:
+        print(ktap.text([case for name, entry in results["labs"].items()
+                         for case in posts.cases(name, entry["workloads"]) +
+                         latency.cases(name, entry.get("latency", {}))]))
     for text in broken:
         print(f"FAILED: {text}", file=sys.stderr)
     return 1 if broken else 0

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs every test of the project and ends with "N passed, N failed".  Called
+"""Runs every test of the project, in KTAP, and ends with "N passed, N failed".  Called
 by `make check`, which has built what the tests look at.  Mutants of the series
 (mutants/) show that the tests can fail.
 
@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
 import lab  # noqa: E402
+import ktap  # noqa: E402
 import kvm_selftests  # noqa: E402
 import latency  # noqa: E402
 import mutants  # noqa: E402
@@ -286,8 +287,7 @@ def test_posted(project, name):
                                 log=project.log(f"{name}-posted"))
     print(bench.table(name, cells), file=sys.stderr)
     bad = bench.guarantees(name, cells)
-    if name == "vmx":
-        bad += [text for holds, text in bench.comparison(cells) if not holds]
+    bad += [str(bound) for bound in bench.bounds(name, cells) if not bound.holds]
     need(not bad, "\n".join(bad))
     need(not done.warnings, str(done.warnings))
 
@@ -716,11 +716,11 @@ def run_one(project, number, test, *args):
         test(project, *args)
     except (Failed, lab.LabError, OSError, subprocess.SubprocessError, ValueError,
             LookupError, StopIteration) as error:
-        print(f"not ok {number} - {label}")
-        print("".join(f"  # {line}\n" for line in f"{type(error).__name__}: {error}"
-                      .splitlines()[:40]), end="", flush=True)
+        print("".join(f"# {line}\n" for line in f"{type(error).__name__}: {error}"
+                      .splitlines()[:40]) + ktap.result(number, ktap.Case(False, label)),
+              flush=True)
         return False
-    print(f"ok {number} - {label} [{time.time() - start:.0f} s]", flush=True)
+    print(ktap.result(number, ktap.Case(True, label, f"{time.time() - start:.0f} s")), flush=True)
     return True
 
 
@@ -733,7 +733,7 @@ def main():
     args = args.parse_args()
     project = Project(args)
     chosen = [t for t in TESTS if args.only in "-".join([t[0].__name__, *t[1:]])]
-    print(f"1..{len(chosen)}", flush=True)
+    print(f"{ktap.HEAD}\n1..{len(chosen)}", flush=True)
     passed = sum(run_one(project, i, *t) for i, t in enumerate(chosen, 1))
     for note in project.notes:
         print(f"# {note}")

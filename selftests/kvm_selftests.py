@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs the base kernel's own KVM selftests (tools/testing/selftests/kvm) in the labs, on
 stock and on patched KVM, and prints a table: test, result on each, and, where stock does
-not pass, why. Called by `make kvm-selftests`; check.py runs the quick form.
+not pass, why; or KTAP. Called by `make kvm-selftests`; check.py runs the quick form.
 
 A test that differs is run again on both. Where stock passed, patched may fail once in all
 its runs, which is printed; otherwise it may not give a result that stock never gave.
@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "lab"))
+sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
+import ktap  # noqa: E402
 import lab  # noqa: E402
 import side_by_side  # noqa: E402
 
@@ -206,6 +207,15 @@ def markdown(cells):
     return "\n".join([*counts, "", *text])
 
 
+def case(where, name, row):
+    """ktap.Case: the same on patched as on stock"""
+    ok = not is_different(row["stock"], row["patched"])
+    if ok and row["stock"][0] == SKIP:
+        return ktap.Case(None, f"{where} {name}", row["why"])
+    return ktap.Case(ok, f"{where} {name}", ", ".join(
+        f"{v} {' '.join(result.replace(' ', '-') for result in row[v])}" for v in VARIANTS))
+
+
 def main():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -215,11 +225,23 @@ def main():
     args.add_argument("--tests", default="", help="only these (default: all)")
     args.add_argument("--markdown", nargs="+", metavar="FILE",
                       help="run nothing; print the table of earlier results.json files")
+    args.add_argument("--ktap", action="store_true",
+                      help="KTAP on stdout; the tables go to stderr")
     args = args.parse_args()
     if args.markdown:
         print(markdown({where: rows for file in args.markdown
                         for where, rows in json.loads(Path(file).read_text()).items()}))
         return 0
+    with ktap.instead(args.ktap):
+        results, worse = run(args)
+    if args.ktap:
+        print(ktap.text([case(where, *item) for where, rows in results.items()
+                         for item in rows.items()]))
+    return 1 if worse else 0
+
+
+def run(args):
+    """({lab: rows}, what is different), printed"""
     build = Path(args.build).resolve()
     names = args.tests.split() or all_tests(build)
     path, results, worse = image(build, args.base, names), {}, []
@@ -233,7 +255,7 @@ def main():
         out.with_suffix(".new").rename(out)
     for text in worse:
         print(f"DIFFERENT: {text}")
-    return 1 if worse else 0
+    return results, worse
 
 
 if __name__ == "__main__":

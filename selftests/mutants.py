@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Builds every mutant of the series (selftests/mutants) and runs the cheapest check that
-should notice it. Prints a table: mutant, what caught it, after how long. Called by
+should notice it. Prints a table: mutant, what caught it, after how long; or KTAP. Called by
 `make mutants`; check.py runs the part that needs no lab.
 
 Static mutants are caught in the machine code, by entry-asm.py or entry-order.py. Dynamic
@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "selftests")]
+sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench"), str(ROOT / "selftests")]
+import ktap  # noqa: E402
 import lab  # noqa: E402
 
 ASM = ("vmx/vmenter.o", "svm/vmenter.o")
@@ -178,22 +179,35 @@ def main():
     args.add_argument("--build", default="build")
     args.add_argument("--base", default="6.12")
     args.add_argument("--static", action="store_true", help="only those that need no lab")
+    args.add_argument("--ktap", action="store_true", help="KTAP instead of the table")
     args = args.parse_args()
-    project, start = check.Project(args), time.time()
+    with ktap.instead(args.ktap):
+        rows = run(check.Project(args), args.static)
+    if args.ktap:
+        where = ["in the machine code"] * len(STATIC) + ["by a stress test"] * len(DYNAMIC)
+        print(ktap.text([ktap.Case(bool(found), f"{mutant} caught {how}", found or "",
+                                   (("time", round(took), "s"),))
+                         for (mutant, found, took), how in zip(rows, where)]))
+    return 0 if all(row[1] for row in rows) else 1
+
+
+def run(project, static):
+    """Prints and returns the rows."""
+    start = time.time()
 
     def say(text):
         took = int(time.time() - start)
         print(f"[{took // 60}:{took % 60:02d}] {text}", file=sys.stderr, flush=True)
     say(f"{len(STATIC)} mutants in the machine code, about 4:00"
-        + ("" if args.static else f"; {len(DYNAMIC)} of them in the vmx lab, about 10:00"))
+        + ("" if static else f"; {len(DYNAMIC)} of them in the vmx lab, about 10:00"))
     rows = static_rows(project, say)
-    if not args.static:
+    if not static:
         rows += dynamic_rows(project, say)
     print(table(rows))
     missed = [row[0] for row in rows if not row[1]]
     print(f"{len(rows) - len(missed)} caught, {len(missed)} not"
           + (f": {', '.join(missed)}" if missed else ""))
-    return 1 if missed else 0
+    return rows
 
 
 if __name__ == "__main__":

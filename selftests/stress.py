@@ -4,10 +4,11 @@
 patched KVM, or on this machine's own KVM. They come in rounds, each with a seed of its
 own, until the time is up; the round that runs then is finished. Called by `make stress`.
 
-Counts of all rounds are added up in the table and in BUILD/stress/results.json.
+Counts of all rounds are added up in the table, or in KTAP, and in
+BUILD/stress/results.json.
 
-exit status: 0 nothing lost, late or failed, 1 something was, 125 the lab failed,
-130 interrupted"""
+exit status: 0 nothing lost, late or failed, 1 something was, 4 no usable /dev/kvm on
+this machine, 125 the lab failed, 130 interrupted"""
 import argparse
 import json
 import os
@@ -19,7 +20,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "lab"))
+sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
+import ktap  # noqa: E402
 import lab  # noqa: E402
 
 # What one round runs: test, how much of it (seconds of the lab's clock, or, where a
@@ -44,6 +46,10 @@ CASE = re.compile(r"^(not )?ok \d+ (.*)$")
 COUNT = re.compile(r"\b([a-z_]+) (\d+)\b")
 
 
+class Unusable(Exception):
+    """No KVM on this machine."""
+
+
 class TimeUp(Exception):
     """The duration is over and a round just ended."""
 
@@ -62,15 +68,16 @@ class Tally:
         case = CASE.match(text)
         if not case:
             return
+        name, _, data = case.group(2).partition(" # ")
+        skipped = data.startswith("SKIP")
+        found = [("skipped" if skipped else "runs", 1)]
         if case.group(1):
             self.failures.append(f"{self.test}: {text}")
-        name, _, counts = case.group(2).partition(": ")
-        if "# SKIP" in text:
-            name, counts = text.split("# SKIP ", 1)[1].split(" # ", 1)[0], ""
+            found.append(("failed", 1))
+        if not skipped:
+            found += COUNT.findall(data)
         entry = self.cases.setdefault(f"{self.test}: {name}", {})
-        entry["skipped" if "# SKIP" in text else "runs"] = \
-            entry.get("skipped" if "# SKIP" in text else "runs", 0) + 1
-        for key, value in COUNT.findall(counts):
+        for key, value in found:
             entry[key] = entry.get(key, 0) + int(value)
 
     def total(self, key):
@@ -170,6 +177,17 @@ def report(where, args, tally, seconds):
             "bad": tally.bad(), "failures": tally.failures, "cases": tally.cases}
 
 
+def cases(where, entry):
+    """[ktap.Case]: each test's case, all its rounds together; then the rounds themselves."""
+    found = []
+    for name, case in entry["cases"].items():
+        ok = not any(case.get(key) for key in ("failed", *BAD)) if "runs" in case else None
+        found.append(ktap.Case(ok, f"{where} {name}",
+                               ktap.counts(case, case) if "runs" in case else "in all rounds"))
+    return found + [ktap.Case(not entry["failures"], f"{where} all rounds",
+                              "; ".join([f"rounds {entry['rounds']}", *entry["failures"]]))]
+
+
 def write(results, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
@@ -187,13 +205,24 @@ def main():
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--kvm", default="patched", help="module set of the labs")
     args.add_argument("--initramfs", help="another image for the labs")
+    args.add_argument("--ktap", action="store_true",
+                      help="KTAP on stdout; the tables go to stderr")
     args = args.parse_args()
+    with ktap.instead(args.ktap, Unusable):
+        results, failed = run(args)
+    if args.ktap:
+        print(ktap.text([case for item in results.items() for case in cases(*item)]))
+    return 1 if failed else 0
+
+
+def run(args):
+    """(results, did anything fail?)"""
     results, failed = {}, False
     for where in args.where.split():
         if where not in ROUNDS:
             sys.exit(f"stress: no such place: {where}; there are {', '.join(ROUNDS)}")
         if where == "host" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-            sys.exit("stress: no usable /dev/kvm on this machine: load KVM, run as root")
+            raise Unusable("no usable /dev/kvm on this machine: load KVM, run as root")
         say(f"{where}: {args.duration} s of rounds, seeds from {args.seed}")
         tally, started = Tally(), time.time()
         try:
@@ -206,12 +235,15 @@ def main():
         results[where] = report(where, args, tally, time.time() - started)
         failed |= bool(tally.failures) or any(tally.bad().values())
     write(results, Path(args.build) / "stress" / "results.json")
-    return 1 if failed else 0
+    return results, failed
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())
+    except Unusable as error:
+        print(f"stress: {error}", file=sys.stderr)
+        sys.exit(4)
     except KeyboardInterrupt:
         sys.exit(130)

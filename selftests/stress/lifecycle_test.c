@@ -245,7 +245,7 @@ static void run_case(u64 seed, unsigned int max_resets, u64 count)
 		alive = one_life(rnd_stream(seed, n++), max_resets);
 		stress_progress("%lu VMs, %lu resets, %lu posts", lives, resets, posts);
 	} while (alive && !stale && stress_time_left() && (!count || n < count));
-	stress_case(alive && !stale, "VMs %lu resets %lu posts %lu stale_flag %lu%s", lives,
+	stress_case(alive && !stale, "vms %lu resets %lu posts %lu stale_flag %lu%s", lives,
 		    resets, posts, stale, alive ? "" : ", a vCPU got no interrupt");
 }
 

@@ -285,11 +285,12 @@ static void run_case(const struct test_case *c, u64 posts, u64 case_seed)
 	snprintf(counts, sizeof(counts),
 		 "migrations %lu signals %lu inhibits %lu switched %lu",
 		 t.migrations, t.signals, t.inhibits, t.switched);
+	stress_note("late after %lu ticks", t.late_bound);
+	stress_note("longest_wait %lu ticks", t.max_wait);
 	stress_case(clean(&t),
 		    "posted %lu by_host %lu rounds %lu lost %lu doubled %lu late %lu stalled %lu %s",
 		    t.posts, t.by_host, t.rounds, t.lost, t.doubled, t.late,
 		    t.stalled, counts);
-	stress_note("longest_wait %lu ticks of %lu", t.max_wait, t.late_bound);
 }
 
 static const char help_text[] =

@@ -312,11 +312,11 @@ static void kick_case(const struct kick_case *c, u64 seed, u64 kicks)
 	} while (clean(&n) && stress_time_left() && (!kicks || n.kicks < kicks));
 
 	snprintf(counts, sizeof(counts), " ipis %lu elided %lu", n.sent, n.elided);
+	stress_note("longest_wait %lu ticks", n.max_wait);
 	stress_case(clean(&n) && n.kicks,
 		    "kicks %lu met %lu lost %lu late %lu unfinished %lu%s",
 		    n.kicks, n.met, n.lost, n.late, n.unfinished,
 		    counted ? counts : "");
-	stress_note("longest_wait %lu ticks", n.max_wait);
 }
 
 /* --- memory ----------------------------------------------------------------- */

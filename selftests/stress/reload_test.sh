@@ -9,7 +9,7 @@ set -u
 reloads=${1:-5}
 done_file=/tmp/reload-done
 
-echo "TAP version 13"
+echo "KTAP version 1"
 if ! command -v load-kvm >/dev/null || [ ! -d /lab/kvm/patched ]; then
 	echo "1..0 # SKIP no load-kvm here: this runs in the labs"
 	exit 4
@@ -43,7 +43,7 @@ done
 touch "$done_file"
 wait
 opened=$(cat /tmp/opened.* 2>/dev/null | wc -c)
-text="reload with a racing open: reloads $n of $reloads, opened $opened, found busy $busy"
+text="reload with a racing open # reloads $n wanted $reloads opened $opened found_busy $busy"
 if [ "$n" = "$reloads" ] && [ "$opened" -gt 0 ] && [ -c /dev/kvm ]; then
 	echo "ok 1 $text"
 	exit 0

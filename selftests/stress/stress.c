@@ -111,7 +111,7 @@ void stress_init(int argc, char **argv, const char *what,
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	/* The library loads the guest from this file; argv[0] may lack a path. */
 	program_invocation_name = "/proc/self/exe";
-	ksft_print_header();
+	puts("KTAP version 1");
 	ksft_print_msg("seed %lu, at most %lu s\n", stress.seed, stress.seconds);
 	if (access("/dev/kvm", R_OK | W_OK))
 		stress_skip_all("no usable /dev/kvm: load KVM, run as root");
@@ -171,14 +171,14 @@ const char *stress_format(const char *fmt, ...)
 
 void stress_case_text(bool ok, const char *text)
 {
-	ksft_test_result(ok, "%s: %s\n", run.name, text);
+	ksft_test_result(ok, "%s # %s\n", run.name, text);
 	run.done++;
 	run.failed += !ok;
 }
 
 void stress_skip_text(const char *text)
 {
-	ksft_test_result_skip("%s # %s\n", run.name, text);
+	ksft_test_result_code(KSFT_SKIP, run.name, "%s", text);
 	run.done++;
 }
 

@@ -7,6 +7,10 @@
  * A test calls stress_init() first, stress_plan() with the number of its
  * cases, stress_case() or stress_skip() once for each, and returns
  * stress_end().  Exit status: 0 all passed, 1 one failed, 2 usage, 4 skipped.
+ *
+ * stress_case()'s text follows the name and "#" on the result line.  Counts in it
+ * are "name number": selftests/stress.py adds them up, farms record them.  Other
+ * figures are stress_note("name number unit") ahead of it.
  */
 #ifndef STRESS_H
 #define STRESS_H

@@ -903,7 +903,7 @@ static void __printf(3, 4) rig_verdict(struct rig *r, bool ok,
 	va_end(args);
 	ok = nothing_stale(r) && ok;
 	ok = nothing_doubled(r) && ok;
-	stress_case(ok, "%s; %lu posts, lost %lu, doubled %lu", text,
+	stress_case(ok, "%s posts %lu lost %lu doubled %lu", text,
 		    r->posted, r->lost, READ_ONCE(r->posts->target.doubled));
 	kvm_vm_free(r->vm);
 }
@@ -975,8 +975,7 @@ static void case_interrupted(void)
 				r.bailed);
 	}
 	rig_end(&r);
-	rig_verdict(&r, r.bailed, "%lu runs, %lu given up on entry for sure",
-		    r.runs, r.bailed);
+	rig_verdict(&r, r.bailed, "runs %lu given_up %lu", r.runs, r.bailed);
 }
 
 static struct kvm_segment tr_set(struct rig *r, const struct kvm_segment *tr)
@@ -1031,8 +1030,7 @@ static void case_emulated(void)
 				r.runs);
 	}
 	rig_end(&r);
-	rig_verdict(&r, emulated, "%lu loops emulated in %lu runs", emulated,
-		    r.runs);
+	rig_verdict(&r, emulated, "emulated_loops %lu runs %lu", emulated, r.runs);
 }
 
 /*
@@ -1071,7 +1069,7 @@ static void case_invalid_l2(void)
 	}
 	rig_end(&r);
 	rig_verdict(&r, r.guest->triple && !r.guest->wrong,
-		    "%lu times, L1 saw %lu triple faults, %lu wrong ends",
+		    "made_invalid %lu triple_faults %lu wrong_ends %lu",
 		    broken, r.guest->triple, r.guest->wrong);
 }
 
@@ -1122,7 +1120,7 @@ static void enter_nested(u64 kinds)
 	}
 	rig_end(&r);
 	ok = kinds_ok(&r);
-	rig_verdict(&r, ok, "%lu nested entries, %lu ended by interrupts, %lu wrong",
+	rig_verdict(&r, ok, "nested_entries %lu by_interrupts %lu wrong_ends %lu",
 		    entries(&r), r.guest->intr_exits, r.guest->wrong);
 }
 
