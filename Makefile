@@ -11,6 +11,7 @@ POSTS ?=
 SEED ?= 1
 DURATION ?= 600
 WHERE ?=
+KTAP ?=
 
 BUILD := build
 DOWNLOADS := $(BUILD)/downloads
@@ -22,6 +23,7 @@ export KVM_MODE_START := $(shell date +%s)
 export LC_ALL := C.UTF-8
 SHELL := /bin/bash
 
+ktap := $(if $(KTAP),--ktap)
 step = scripts/step --expect $(1) --log $(BUILD)/log/$(2).log
 
 .DELETE_ON_ERROR:
@@ -32,7 +34,8 @@ step = scripts/step --expect $(1) --log $(BUILD)/log/$(2).log
 help:
 	@echo 'make bench            stock against patched KVM in both labs: table, $(BUILD)/bench/results.json'
 	@echo '                      (LABS="svm vmx", POSTS=per workload, SEED=1; WHERE=host: on this'
-	@echo '                      machine'"'"'s own KVM, with the modules that are loaded)'
+	@echo '                      machine'"'"'s own KVM, with the modules that are loaded; KTAP=1: KTAP'
+	@echo '                      instead, as with compare, stress, mutants and kvm-selftests)'
 	@echo 'make compare          two results.json, such as before and after: A=file B=file'
 	@echo 'make perf             the perf recipes of bench/perf in the labs, on patched KVM, to $(BUILD)/perf/'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
@@ -43,6 +46,7 @@ help:
 	@echo 'make kvm-selftests    the base kernel'"'"'s own KVM selftests on stock and on patched: a table'
 	@echo 'make debug-kernel     the stress tests on kernels with KASAN and lockdep, and with KCSAN'
 	@echo '                      (DURATION=600 seconds each, DEBUG_KERNELS="kasan kcsan")'
+	@echo 'make ci-kit           $(BUILD)/kvm-mode-ci.tar.gz: what a CI farm (LAVA) runs on its machines'
 	@echo 'make lab              a shell in L1, or RUN="command"; its exit status comes back'
 	@echo '                      (LAB=svm|vmx, KVM=stock|patched)'
 	@echo 'make modules          $(BUILD)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
@@ -191,17 +195,34 @@ $(BUILD)/herd7/.done: models/herd7/fetch.sh lab/private-apt.sh | deps
 	@$(call step,30,herd7) "provide herd7" models/herd7/fetch.sh $(DOWNLOADS)/herd7 $(BUILD)/herd7
 	@touch $@
 
+# --- for CI farms -------------------------------------------------------------
+
+STRESS_TESTS := $(patsubst selftests/%.c,%,$(wildcard selftests/stress/*_test.c))
+CI_FILES := kvm-mode.yaml ktap-to-lava.sh README.md
+
+$(BUILD)/kvm-mode-ci.tar.gz: $(CI_FILES:%=bench/ci/%) $(BUILD)/bin/kvm-mode-bench $(BUILD)/bin/stress/.done
+	@tar -czf $@ --owner=0 --group=0 COPYING -C $(CURDIR)/bench/ci $(CI_FILES) \
+		-C $(abspath $(BUILD))/bin kvm-mode-bench $(STRESS_TESTS)
+
+.PHONY: ci-kit
+ci-kit: $(BUILD)/kvm-mode-ci.tar.gz
+	@ls -sh $<
+
+$(BUILD)/lava/.done: bench/ci/fetch-lava.sh lab/private-apt.sh | deps
+	@$(call step,10,fetch-lava) "fetch LAVA's schemas" bench/ci/fetch-lava.sh $(DOWNLOADS)/lava $(BUILD)/lava
+	@touch $@
+
 # --- the main job and the tests -----------------------------------------------
 
 .PHONY: bench
 bench: $(if $(filter host,$(WHERE)),deps $(BUILD)/bin/kvm-mode-bench,lab-setup $(BUILD)/lab/rt.cpio $(BUILD)/lab/guest.cpio)
 	@bench/run.py --build $(BUILD) --labs "$(if $(WHERE),$(WHERE),$(LABS))" --seed $(SEED) \
-		$(if $(POSTS),--posts $(POSTS))
+		$(if $(POSTS),--posts $(POSTS)) $(ktap)
 
 .PHONY: compare
 compare:
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo 'make compare: which files? A=file B=file' >&2; exit 2; }
-	@bench/compare.py "$(A)" "$(B)"
+	@bench/compare.py "$(A)" "$(B)" $(ktap)
 
 .PHONY: readme
 readme:
@@ -209,13 +230,13 @@ readme:
 
 .PHONY: check
 check: lab-setup qemu $(BUILD)/bin/selftests/.done $(BUILD)/herd7/.done $(BUILD)/lab/rt.cpio \
-		$(BUILD)/lab/perf.cpio $(BUILD)/lab/guest.cpio
+		$(BUILD)/lab/perf.cpio $(BUILD)/lab/guest.cpio $(BUILD)/lava/.done ci-kit
 	@selftests/check.py --build $(BUILD) --base $(BASE)
 
 .PHONY: stress
 stress: $(if $(filter host,$(WHERE)),$(BUILD)/bin/stress/.done,lab-setup qemu)
 	@selftests/stress.py --build $(BUILD) --duration $(DURATION) --seed $(SEED) --kvm $(KVM) \
-		$(if $(WHERE),--where "$(WHERE)",--where "$(LABS)")
+		$(if $(WHERE),--where "$(WHERE)",--where "$(LABS)") $(ktap)
 
 # Kernels with checkers built in, for L1 of the svm lab; then the stress tests on each.
 DEBUG_KERNELS := kasan kcsan
@@ -240,11 +261,11 @@ debug-kernel: lab-setup qemu $(DEBUG_KERNELS:%=$(BUILD)/debug/%/lab.cpio)
 
 .PHONY: kvm-selftests
 kvm-selftests: lab-setup qemu $(BUILD)/bin/selftests/.done
-	@selftests/kvm_selftests.py --build $(BUILD) --base $(BASE) --labs "$(LABS)"
+	@selftests/kvm_selftests.py --build $(BUILD) --base $(BASE) --labs "$(LABS)" $(ktap)
 
 .PHONY: mutants
 mutants: lab-setup
-	@selftests/mutants.py --build $(BUILD) --base $(BASE)
+	@selftests/mutants.py --build $(BUILD) --base $(BASE) $(ktap)
 
 .PHONY: clean distclean
 clean:

@@ -191,6 +191,7 @@ def main():
     if args.ktap:
         print(ktap.text([case for name, entry in results["labs"].items()
                          for case in posts.cases(name, entry["workloads"]) +
+                         posts.cases(f"{name} vCPUs", entry.get("scaling", {})) +
                          latency.cases(name, entry.get("latency", {}))]))
     for text in broken:
         print(f"FAILED: {text}", file=sys.stderr)

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -510,23 +511,138 @@ def test_readme(_project):
     need(status == 0, out)
 
 
+# Needs root. A command behind it finds no /dev/kvm.
+WITHOUT_KVM = ("unshare", "-m", "sh", "-c", "mount -t tmpfs tmpfs /dev && "
+               'mknod -m 666 /dev/null c 1 3 && exec "$@"', "sh")
+
+
 def test_no_kvm(project):
     """the benchmark on a host without KVM: what is missing, and a status of its own"""
     need(os.geteuid() == 0, "needs root, to hide /dev")
-    status, out = command("unshare", "-m", "sh", "-c", "mount -t tmpfs tmpfs /dev && exec "
-                          f"bench/run.py --build {shlex.quote(str(project.build))} --labs host")
-    need(status == 4 and "no /dev/kvm" in out, f"status {status}: {out}")
-    need("Traceback" not in out, out)
+    for form in ((), ("--ktap",)):
+        status, out = command(*WITHOUT_KVM, "bench/run.py", "--build", project.build,
+                              "--labs", "host", *form)
+        need(status == 4 and "no /dev/kvm" in out, f"status {status}: {out}")
+        need("Traceback" not in out, out)
+        need(("1..0 # SKIP" in out) == bool(form), out)
+
+
+# --- KTAP, and what a CI farm makes of it ---------------------------------------
+
+def kunit(project, text):
+    """The kernel's own KTAP parser: (number of results, what else it counted, its output)"""
+    parser = project.source / "tools/testing/kunit/kunit.py"
+    done = subprocess.run([sys.executable, "-B", parser, "parse"], input=text, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    ran = re.search(r"Ran (\d+) tests: (.*)", done.stdout)
+    need(ran, f"kunit.py found no results: {done.stdout[-1000:]}")
+    counts = {key: int(n) for key, n in re.findall(r"(\w+): (\d+)", ran[2])}
+    return int(ran[1]), counts, done.stdout
+
+
+def handed_over(project, text, *argv):
+    """What ktap-to-lava.sh calls lava-test-case with: [(case, result, measurement, units)]"""
+    folder = project.work / "lava"
+    folder.mkdir(exist_ok=True)
+    for tool, text_of_it in (("lava-test-case", 'echo "$@" >> "$LAVA_CALLS"'),
+                             ("modprobe", "exit 1")):
+        (folder / tool).write_text(f"#!/bin/sh\n{text_of_it}\n")
+        (folder / tool).chmod(0o755)
+    calls = folder / "calls"
+    calls.write_text("")
+    done = subprocess.run(argv or [ROOT / "bench/ci/ktap-to-lava.sh", "x"], input=text, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
+                              **os.environ, "PATH": f"{folder}:{os.environ['PATH']}",
+                              "LAVA_CALLS": str(calls)})
+    need(done.returncode == 0, f"status {done.returncode}: {done.stdout[-1000:]}")
+    found = []
+    for line in calls.read_text().splitlines():
+        call = re.fullmatch(r"([\w.-]+) --result (pass|fail|skip)"
+                            r"(?: --measurement ([\d.]+) --units (\S+))?", line)
+        need(call, f"LAVA would not take: {line}")
+        found.append(call.groups())
+    return found
+
+
+def ktap_passes_on(project, name, text):
+    """The parsers agree on each result, and no figure is lost on the way to LAVA."""
+    lines = re.findall(r"^(not ok|ok) \d+ (.*)$", text, re.M)
+    number, counts, said = kunit(project, text)
+    need(number == len(lines) > 0 and not {"errors", "crashed"} & set(counts), f"{name}: {said}")
+    calls = handed_over(project, text)
+    wanted = ["skip" if " # SKIP" in rest else {"ok": "pass", "not ok": "fail"}[word]
+              for word, rest in lines]
+    results = [c[1] for c in calls if c[2] is None]
+    need(results == wanted, f"{name}: {results}, not {wanted}")
+    figures = re.findall(r"^# [\w.-]+ ([\d.]+) \S+$", text, re.M)
+    figures += [n for word, rest in lines if " # SKIP" not in rest
+                for n in re.findall(r"\b[a-z_]+ (\d+)(?![\w.%)])", rest.partition(" # ")[2])]
+    passed_on = Counter(c[2] for c in calls if c[2])
+    need(passed_on == Counter(figures), f"{name}: {passed_on - Counter(figures)} too many, "
+         f"{Counter(figures) - passed_on} missing")
+
+
+def test_ktap(project):
+    """KTAP of the runners is the kernel's, LAVA gets all of it, broken KTAP is refused"""
+    status, out = command("bench/compare.py", "--ktap", "docs/results.json", "docs/results.json")
+    need(status == 0, out)
+    ktap_passes_on(project, "compare.py", out[out.index(ktap.HEAD):])
+    results = json.loads((ROOT / "docs/results.json").read_text())
+    cases = [case for name, entry in results["labs"].items()
+             for case in bench.cases(name, entry["workloads"]) +
+             latency.cases(name, entry.get("latency", {}))]
+    cases += [ktap.Case(False, "a fault", "lost 3"), ktap.Case(None, "no KVM", "none here")]
+    ktap_passes_on(project, "run.py", ktap.text(cases))
+    need(kunit(project, ktap.text(cases))[1]["failed"] == 1, "kunit.py saw no failure")
+    # Can it fail?
+    whole = f"{ktap.HEAD}\n1..2\nok 1 a # n 1\nok 2 b\n"
+    ktap_passes_on(project, "whole", whole)
+    for broken in (whole.replace("ok 2 b\n", ""), whole.replace("ok 2", "ok 3"),
+                   whole.replace("ok 2 b", "ok 2 # SKIP b")):
+        need({"errors", "crashed"} & set(kunit(project, broken)[1]), f"kunit.py took {broken}")
+    for broken in (whole.replace("ok 2 b\n", ""), whole.replace("ok 2", "ok 3"),
+                   whole.replace(ktap.HEAD, "")):
+        need(("x", "fail", None, None) in handed_over(project, broken), f"taken: {broken}")
+
+
+def test_ci_kit(project):
+    """the LAVA definition is valid and runs from the kit; a broken one is refused"""
+    check, schemas = "bench/ci/check-definition.py", project.build / "lava"
+    status, script = command(check, schemas, "bench/ci/kvm-mode.yaml", "--script")
+    need(status == 0, script)
+    good = (ROOT / "bench/ci/kvm-mode.yaml").read_text()
+    broken = project.work / "broken.yaml"
+    for old, new in (("Definition 1.0", "Definition 9"), ("  name: kvm-mode\n", ""),
+                     ("- uname -a", "- uname: -a"), ("  steps:", "  stairs:"),
+                     ("metadata:", "metadata: [")):
+        broken.write_text(good.replace(old, new))
+        status, out = command(check, schemas, broken)
+        need(status == 1 and "Traceback" not in out, f"taken with {new!r}: {out}")
+    kit = project.work / "kit"
+    shutil.rmtree(kit, ignore_errors=True)
+    kit.mkdir()
+    status, out = command("tar", "-xf", project.build / "kvm-mode-ci.tar.gz", "-C", kit)
+    need(status == 0, out)
+    need(os.geteuid() == 0, "needs root, to hide /dev")
+    calls = handed_over(project, "", *WITHOUT_KVM, "sh", "-c", f'cd "$0" || exit 1\n{script}', kit)
+    need(len(calls) > 20 and {c[1] for c in calls} == {"skip"}, f"without KVM: {calls}")
+    tools = {c[0] for c in calls}
+    need(tools >= {"post", "ipi", "kick", "exit", "timer", "lost_kick_test", "vm_fail_test"},
+         f"only: {tools}")
 
 
 # --- stress, in quick form ------------------------------------------------------
 
 QUICK_STRESS = {
     "svm": ("/stress/lost_interrupt_test -d 40", "/stress/lost_kick_test -d 30",
+            "kvm-mode-bench exit --ktap --samples 50 --warmup 20 --stall 30000",
             "/stress/nested_posted_test -d 10", "/stress/lifecycle_test -d 10",
             "/stress/vm_fail_test -d 10", "/stress/reload_test.sh 1"),
     "vmx": ("/stress/lost_interrupt_test -d 1000 -n 24000",
             "/stress/lost_kick_test -d 1000 -n 6000",
+            "kvm-mode-bench post --ktap --posts 2000 --workload exits,hlt",
+            "kvm-mode-bench exit --window --ktap --samples 50",
+            "kvm-mode-bench kick --how plain --ktap --samples 50",
             "/stress/nested_posted_test -d 1000 -n 2000", "/stress/lifecycle_test -d 1000 -n 4",
             "/stress/vm_fail_test -d 1000 -n 200", "/stress/reload_test.sh 1",
             "load-kvm patched nested_early_check=1 unrestricted_guest=0",
@@ -544,6 +660,9 @@ def test_stress(project, name):
     need(not tally.failures, "\n".join(tally.failures))
     need(done.status == 0, f"status {done.status}: " + "\n".join(done.lines[-5:]))
     need(not done.warnings, str(done.warnings))
+    for text in re.split(r"^STRESS ", "\n".join(done.lines), flags=re.M)[1:]:
+        if not text.startswith("load-kvm"):
+            ktap_passes_on(project, text.split()[0], text)
     bad = {key: n for key, n in tally.bad().items() if n}
     need(not bad, str(bad))
     posted, kicks = tally.total("posted"), tally.total("kicks")
@@ -704,7 +823,8 @@ TESTS = (
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
     (test_toggle, "vmx"), (test_stress, "svm"), (test_stress, "vmx"), (test_tracepoint,),
     (test_perf,), (test_whole_vm,), (test_repeats,), (test_measuring,), (test_compare,),
-    (test_readme,), (test_no_kvm,), (test_late_mutant,), (test_remainder,),
+    (test_readme,), (test_no_kvm,), (test_ktap,), (test_ci_kit,),
+    (test_late_mutant,), (test_remainder,),
     (test_kvm_selftests, "svm"), (test_kvm_selftests, "vmx"), (test_i386,),
 )
 
