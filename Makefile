@@ -38,6 +38,7 @@ help:
 	@echo '                      instead, as with compare, stress, mutants and kvm-selftests)'
 	@echo 'make compare          two results.json, such as before and after: A=file B=file'
 	@echo 'make perf             the perf recipes of bench/perf in the labs, on patched KVM, to $(BUILD)/perf/'
+	@echo 'make placement        what other places of the flag would cost: a replica, native, on two CPUs'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
 	@echo 'make check            every test; ends with "N passed, N failed"'
 	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each'
@@ -163,6 +164,10 @@ $(BUILD)/lab/guest.cpio: $(BUILD)/guest/.done $(BUILD)/qemu/.done
 $(BUILD)/lab/perf.cpio: lab/mkoverlay.py $(wildcard bench/perf/*) | deps
 	@mkdir -p $(@D)
 	@lab/mkoverlay.py --out $@ --program perf --add bench/perf:/perf
+
+.PHONY: placement
+placement: deps $(BUILD)/modules/patched/.done
+	@bench/placement/run.py --build $(BUILD)
 
 PERF_svm = POSTS=500 STORM="--gap 0:4000000 --exit-gap 200000"
 PERF_vmx = POSTS=3000

@@ -17,6 +17,9 @@ COMMON_CMDLINE = (
     "tsc=reliable console=ttyS0,115200 mitigations=off panic=-1 loglevel=5 printk.time=1 "
     "random.trust_cpu=on nowatchdog audit=0 selinux=0 apparmor=0 cryptomgr.notests")
 
+# Where Linux puts modules (Documentation/arch/x86/x86_64/mm.rst), as QEMU's -dfilter wants it
+MODULES = "0xffffffffc0000000+0x3f000000"
+
 # idle=halt: Bochs skips the time in which every CPU is halted.
 VMX_CMDLINE = ("nokaslr no_timer_check idle=halt nohpet "
                "8250.nr_uarts=1 i8042.noaux i8042.nokbd")
@@ -70,10 +73,7 @@ class Svm:
         initrd.write_bytes(b"".join(archives))
         share = qemu_folder(self.options.build) / "share"
         firmware = ["-L", str(share)] if share.is_dir() else []
-        # sleep=off: the time in which every CPU is halted is skipped.
-        clock = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"] \
-            if self.options.icount else ["-accel", "tcg,thread=multi"]
-        return [self._binary(), *firmware, "-M", "q35", *clock,
+        return [self._binary(), *firmware, "-M", "q35", *self._accelerator(),
                 "-cpu", "EPYC,+svm,+npt", "-smp", str(self.options.cpus),
                 "-m", str(self.options.mem or self.default_mem),
                 "-nodefaults", "-display", "none", "-no-reboot",
@@ -81,6 +81,16 @@ class Svm:
                 "-serial", "stdio" if serial is None else serial,
                 "-kernel", str(kernel), "-initrd", str(initrd),
                 "-append", f"{COMMON_CMDLINE} lab.emulator=qemu {cmdline}"]
+
+    def _accelerator(self):
+        if not self.options.icount:
+            return ["-accel", "tcg,thread=multi"]
+        # sleep=off: the time in which every CPU is halted is skipped.
+        found = ["-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single"]
+        if self.options.trace:
+            found[-1] += ",one-insn-per-tb=on"
+            found += ["-d", "exec,nochain", "-dfilter", MODULES, "-D", self.options.trace]
+        return found
 
     def state(self):
         """Lines on where each CPU stands."""

@@ -73,6 +73,7 @@ class Options:
         self.mem = given.pop("mem", None)
         self.quantum = given.pop("quantum", 16)
         self.icount = given.pop("icount", False)
+        self.trace = given.pop("trace", None)
         self.append = given.pop("append", "")
         self.timeout = given.pop("timeout", None)
         self.hang = given.pop("hang", None)
@@ -316,6 +317,8 @@ def parse(argv):
                         help="vmx: instructions a CPU runs before the next has its turn")
     parser.add_argument("--icount", action="store_true",
                         help="svm: one thread; L1's clocks and TSC count its instructions")
+    parser.add_argument("--trace", metavar="FILE",
+                        help="svm, with --icount: each instruction of L1's modules, as QEMU logs it")
     parser.add_argument("--append", default="", help="more kernel command line")
     parser.add_argument("--timeout", type=float, help="seconds the whole run may take")
     parser.add_argument("--hang", type=float, help="seconds without output before it is ended")
