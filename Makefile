@@ -38,6 +38,7 @@ help:
 	@echo '                      instead, as with compare, stress, mutants and kvm-selftests)'
 	@echo 'make compare          two results.json, such as before and after: A=file B=file'
 	@echo 'make perf             the perf recipes of bench/perf in the labs, on patched KVM, to $(BUILD)/perf/'
+	@echo 'make cost             the instructions that the series adds to an exit, by name (svm lab)'
 	@echo 'make placement        what other places of the flag would cost: a replica, native, on two CPUs'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
 	@echo 'make check            every test; ends with "N passed, N failed"'
@@ -164,6 +165,10 @@ $(BUILD)/lab/guest.cpio: $(BUILD)/guest/.done $(BUILD)/qemu/.done
 $(BUILD)/lab/perf.cpio: lab/mkoverlay.py $(wildcard bench/perf/*) | deps
 	@mkdir -p $(@D)
 	@lab/mkoverlay.py --out $@ --program perf --add bench/perf:/perf
+
+.PHONY: cost
+cost: lab-setup
+	@bench/cost.py --build $(BUILD)
 
 .PHONY: placement
 placement: deps $(BUILD)/modules/patched/.done
