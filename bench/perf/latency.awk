@@ -5,10 +5,11 @@
 #
 # [CPU] SECONDS.NANOSECONDS: group:event: fields...
 
+# busybox's awk takes a leading 0 for octal, so put a digit ahead of it.
 function ns(text, part)
 {
 	split(text, part, "[.:]")
-	return (part[1] % 100000) * 1000000000 + part[2]
+	return (part[1] % 100000 - 1) * 1000000000 + ("1" part[2])
 }
 
 # The number behind a word: "vcpu 0,", "apicid 1"
@@ -79,7 +80,7 @@ function of_kvm(address, i, n)
 	return 0
 }
 
-{ now = ns($2); cpu = substr($1, 2, 3) + 0 }
+{ now = ns($2); cpu = ("1" substr($1, 2, 3)) - 1000 }
 
 # A kick: KVM is the caller. Only one to a CPU that is in the guest is waited for.
 $3 ~ /ipi_send_cpu/ {
