@@ -83,7 +83,7 @@ def run_script(text, build, collector):
 
 
 def posts(args, workloads):
-    """({workload: {variant: cell}}, Result, variants)"""
+    """({workload: {variant: cell}}, Result)"""
     check()
     known, start = variants(), time.time()
     collector = Cells("host", len(workloads) * len(known))
@@ -91,11 +91,11 @@ def posts(args, workloads):
                           Switcher(loads=False))
     run_script(text, args.build, collector)
     cells = posting.arrange("host", collector, workloads, known)
-    return cells, Result(time.time() - start, environment.parse(collector.other)), known
+    return cells, Result(time.time() - start, environment.parse(collector.other))
 
 
-def latencies(args, known):
-    forms = latency.FORMS
+def latencies(args):
+    forms, known = latency.FORMS, variants()
     collector = Cells("host", latency.total(forms, known, args.rounds))
     run_script(latency.script("host", forms, known, args.seed, Switcher(loads=False),
                               args.rounds), args.build, collector)

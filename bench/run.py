@@ -36,7 +36,6 @@ import scaling  # noqa: E402
 from guest import whole_vm  # noqa: E402
 from progress import align, say  # noqa: E402
 from rt import scheduling  # noqa: E402
-from variants import VARIANTS  # noqa: E402
 
 # key in results.json: who runs it in L1, and what it is
 OTHERS = {
@@ -90,16 +89,15 @@ def parse():
     return args
 
 
-def measure(name, args, out):
-    """One lab's entry in results.json."""
+def posted(name, args, out):
+    """The posts' part of a lab's entry in results.json."""
     workloads = args.workloads.split()
     if name == "host":
-        cells, result, variants = host.posts(args, workloads)
+        cells, result = host.posts(args, workloads)
     else:
-        variants = tuple(VARIANTS)
-        posted = ("stock", *posts.PEERS, "patched", "patched_off")
-        cells, result = posts.run_lab(name, args.build, workloads, posted, args.posts, args.seed,
-                                log=str(out / f"{name}.log"))
+        cells, result = posts.run_lab(name, args.build, workloads,
+                                      ("stock", *posts.PEERS, "patched", "patched_off"),
+                                      args.posts, args.seed, log=str(out / f"{name}.log"))
     bounds = posts.bounds(name, cells)
     entry = {"emulator": "none: this machine" if name == "host" else
              emulator_name(name, args.build),
@@ -110,55 +108,64 @@ def measure(name, args, out):
              "bounds": [("holds: " if b.holds else "MISSED: ") + str(b) for b in bounds],
              "remainder": posts.remainder(cells)}
     print("\n".join([posts.table(name, cells), *entry["bounds"], *entry["remainder"], ""]), flush=True)
-    seconds = result.seconds
-    if args.rounds:
-        entry["latency"], more = latencies(name, args, variants, out)
-        seconds += more
-    for key, (module, what) in OTHERS.items():
-        if args.rounds and name in module.LABS:
-            entry[key], more = others(key, module, what, name, args, out)
-            seconds += more
-    if args.scaling and name in scaling.LABS:
-        entry["scaling"], more = grown(name, args, out)
-        seconds += more
-    entry["seconds"] = round(seconds)
-    broken = posts.guarantees(name, {**cells, **entry.get("scaling", {})})
-    broken += latency.broken(name, entry.get("latency", {}))
-    return entry, broken + [f"{name} {b}" for b in bounds if not b.holds]
+    return entry
 
 
-def latencies(name, args, variants, out):
-    """({form: {variant: summary}}, seconds), printed."""
-    start = time.time()
+def timed(name, args, out):
+    if not args.rounds:
+        return {}
     if name == "host":
-        forms = host.latencies(args, variants)
+        forms = host.latencies(args)
     else:
-        forms = latency.run_lab(name, args.build, variants=variants, seed=args.seed,
-                                rounds=args.rounds, log=str(out / f"{name}-latency.log"))
+        forms = latency.run_lab(name, args.build, seed=args.seed, rounds=args.rounds,
+                                log=str(out / f"{name}-latency.log"))
     print(align(f"{name}: latencies in ticks, {latency.method(forms)}", latency.rows(forms), 2),
           "", sep="\n")
     print(align(f"{name}: how long a sender sees the vCPU in the guest, in ticks",
                 latency.window_rows(forms), 2), "", sep="\n", flush=True)
-    return forms, time.time() - start
+    return {"latency": forms}
 
 
-def others(key, module, what, name, args, out):
+def others(name, args, out):
     """The same of other tools and clocks."""
-    start = time.time()
-    forms = module.run_lab(name, args.build, args.seed, min(args.rounds, module.ROUNDS),
-                           log=str(out / f"{name}-{key}.log"))
-    print(align(f"{name}: {what}, {latency.method(forms)}", latency.rows(forms), 2), "",
-          sep="\n", flush=True)
-    return forms, time.time() - start
+    entry = {}
+    for key, (module, what) in OTHERS.items():
+        if not args.rounds or name not in module.LABS:
+            continue
+        entry[key] = module.run_lab(name, args.build, args.seed, min(args.rounds, module.ROUNDS),
+                                    log=str(out / f"{name}-{key}.log"))
+        print(align(f"{name}: {what}, {latency.method(entry[key])}", latency.rows(entry[key]), 2),
+              "", sep="\n", flush=True)
+    return entry
 
 
 def grown(name, args, out):
-    """({vCPUs: {variant: cell}}, seconds), printed."""
-    start = time.time()
+    if not args.scaling or name not in scaling.LABS:
+        return {}
     cells = scaling.run_lab(name, args.build, args.seed, str(out / f"{name}-scaling.log"))
     print(align(f"{name}: {scaling.WORKLOAD}, posted to from more vCPUs", scaling.rows(cells), 2),
           "", sep="\n", flush=True)
-    return cells, time.time() - start
+    return {"scaling": cells}
+
+
+# What runs beside what: the vmx lab's emulator has one thread.
+JOBS = {"vmx": ((posted, grown), (timed, others)), "svm": ((posted, timed, others),),
+        "host": ((posted, timed),)}
+
+
+def measure(name, parts, args, out):
+    """Some parts of a lab's entry in results.json."""
+    entry, start = {}, time.time()
+    for part in parts:
+        entry.update(part(name, args, out))
+    return {**entry, "seconds": round(time.time() - start)}
+
+
+def broken_in(name, entry):
+    """What does not hold."""
+    found = posts.guarantees(name, {**entry["workloads"], **entry.get("scaling", {})})
+    found += latency.broken(name, entry.get("latency", {}))
+    return found + [f"{name} {b}" for b in posts.bounds(name, entry["workloads"]) if not b.holds]
 
 
 def run(args):
@@ -170,11 +177,11 @@ def run(args):
                "versions": {"kernel": version.read_text().strip() if version.exists() else None,
                             "kvm_mode": commit()},
                "labs": {}}
-    broken = []
-    found = side_by_side.run(measure, [(name, args, out) for name in args.labs], len(args.labs))
-    for name, (entry, more) in zip(args.labs, found):
-        results["labs"][name] = entry
-        broken += more
+    jobs = [(name, parts, args, out) for name in args.labs for parts in JOBS[name]]
+    for (name, *_), entry in zip(jobs, side_by_side.run(measure, jobs, len(jobs))):
+        known = results["labs"].setdefault(name, {"seconds": 0})
+        known.update({**entry, "seconds": known["seconds"] + entry["seconds"]})
+    broken = [text for item in results["labs"].items() for text in broken_in(*item)]
     report.validate(results)
     for file, text in (("results.json", json.dumps(results, indent=1) + "\n"),
                        ("report.html", report.html(results) + "\n")):

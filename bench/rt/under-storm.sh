@@ -72,7 +72,7 @@ start_storm()
 
 start_load()
 {
-	while :; do hackbench -g 1 -l 1000 >/dev/null 2>&1 || exit; done &
+	while :; do hackbench -g 1 -f 4 -l 1000 >/dev/null 2>&1 || exit; done &
 	jobs_="$jobs_ $!"
 }
 
@@ -86,7 +86,7 @@ measure()
 		tr -d '\n\t' <"$work/json"
 		;;
 	hackbench)
-		hackbench -g 1 -l "$loops" >"$work/out" 2>&1 || die "$(tail -n 1 "$work/out")"
+		hackbench -g 1 -f 4 -l "$loops" >"$work/out" 2>&1 || die "$(tail -n 1 "$work/out")"
 		sed -n 's/^Time: \(.*\)/{"seconds": \1}/p' "$work/out"
 		;;
 	*) usage ;;
