@@ -17,6 +17,8 @@ def guarded(job):
 
 def run(function, jobs, at_once):
     """[function(*job) for each of @jobs], @at_once of them at a time."""
+    if len(jobs) == 1:
+        return [function(*jobs[0])]
     with multiprocessing.Pool(at_once, signal.signal,
                               (signal.SIGTERM, signal.default_int_handler)) as pool:
         results = pool.map(guarded, [(function, job) for job in jobs], chunksize=1)

@@ -20,7 +20,8 @@ FORMS = {
 }
 # cyclictest: loops, us between two, ns of its histogram. hackbench: loops. storm: options of
 # kvm-mode-bench post; more posts than can happen meanwhile, each needs guest memory. hang:
-# seconds of silence. without: forms that take minutes there. A second of the vmx lab's clock is 4.2 billion instructions.
+# seconds of silence. without: forms that take minutes there. A second of the vmx lab's clock is
+# 4.2 billion instructions.
 LABS = {
     "svm": {"cyclictest": "300 1000 1000000", "hackbench": "2500", "hang": 200,
             "storm": "--posts 100000 --gap 0:4000000 --exit-gap 200000", "without": ()},
