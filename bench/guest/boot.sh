@@ -18,7 +18,14 @@ die()
 	exit "${2:-1}"
 }
 
-[ $# -ge 1 ] || { sed -n '3,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage()
+{
+	sed -n '3,11s/^# \{0,1\}//p' "$0"
+	exit "$1"
+}
+
+case ${1:-} in -h | --help) usage 0 ;; esac
+[ $# -ge 1 ] || usage 2 >&2
 kit=$1 calls=${2:-1000} loops=${3:-100} vcpus=${4:-2} seconds=${5:-300}
 [ -w /dev/kvm ] || die "no usable /dev/kvm: load the kvm modules, or run as root" 4
 for file in vmlinuz guest.cpio; do

@@ -14,7 +14,7 @@ die()
 # The recipe's own head, as --help.
 usage()
 {
-	sed -n '3,/^[^#]/s/^# \{0,1\}//p' "$0"
+	sed -n '3,/^[^#]/{/shellcheck/d; s/^# \{0,1\}//p}' "$0"
 	exit 0
 }
 

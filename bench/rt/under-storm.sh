@@ -15,11 +15,12 @@ set -eu
 
 usage()
 {
-	sed -n '3,14s/^# \{0,1\}//p' "$0" >&2
-	exit 2
+	sed -n '3,12s/^# \{0,1\}//p' "$0"
+	exit "$1"
 }
 
-[ $# -ge 3 ] || usage
+case ${1:-} in -h | --help) usage 0 ;; esac
+[ $# -ge 3 ] || usage 2 >&2
 what=$1 load=$2 loops=$3 interval=${4:-200} histogram=${5:-100000}
 seed=${SEED:-1}
 work=$(mktemp -d)
@@ -89,7 +90,7 @@ measure()
 		hackbench -g 1 -f 4 -l "$loops" >"$work/out" 2>&1 || die "$(tail -n 1 "$work/out")"
 		sed -n 's/^Time: \(.*\)/{"seconds": \1}/p' "$work/out"
 		;;
-	*) usage ;;
+	*) usage 2 >&2 ;;
 	esac
 }
 
@@ -97,7 +98,7 @@ case $load in
 idle) ;;
 storm) start_storm ;;
 busy) start_storm; start_load ;;
-*) usage ;;
+*) usage 2 >&2 ;;
 esac
 before=$(exits) wasted=$(interrupts PIN)
 found=$(measure)
