@@ -35,7 +35,8 @@ def script(variants, seed, switch, rounds):
 def run_of(cell, seed):
     if "seconds" in cell:
         return latency.run_of([round(cell["seconds"] * 1e9)], CLOCK, VCPUS, seed)
-    return latency.run_of(cell["samples"], CLOCK, VCPUS, seed, ipis=cell["ipis"])
+    return latency.run_of(cell["samples"], CLOCK, VCPUS, seed, ipis=cell["ipis"],
+                          skipped=cell["skipped"])
 
 
 def run_lab(name, build, seed=1, rounds=ROUNDS, log=None):

@@ -8,7 +8,7 @@ import latency
 from variants import Switcher
 
 COMPARED = ("stock", "patched")
-ROUNDS = 3
+ROUNDS = 6
 CLOCK = "CLOCK_MONOTONIC, ns"
 
 # form: under-storm.sh's tool and load
@@ -20,13 +20,15 @@ FORMS = {
 }
 # cyclictest: loops, us between two, ns of its histogram. hackbench: loops. storm: options of
 # kvm-mode-bench post; more posts than can happen meanwhile, each needs guest memory. hang:
-# seconds of silence. without: forms that take minutes there. A second of the vmx lab's clock is
-# 4.2 billion instructions.
+# seconds of silence. without: forms that take minutes there. rounds: at most; the vmx lab's repeat.
+# A second of its clock is 4.2 billion instructions.
 LABS = {
     "svm": {"cyclictest": "300 1000 1000000", "hackbench": "2500", "hang": 200,
-            "storm": "--posts 100000 --gap 0:4000000 --exit-gap 200000", "without": ()},
+            "storm": "--posts 100000 --gap 0:4000000 --exit-gap 200000", "without": (),
+            "rounds": ROUNDS},
     "vmx": {"cyclictest": "300 50 200000", "hackbench": "500", "hang": 300,
-            "storm": "--posts 300000", "without": ("cyclictest-busy",)},
+            "storm": "--posts 300000", "without": ("cyclictest-busy",),
+            "rounds": 3},
 }
 
 
@@ -63,6 +65,7 @@ def run_of(cell, seed):
 
 def run_lab(name, build, seed=1, rounds=ROUNDS, log=None):
     """One boot of L1. Returns {form: {variant: summary}}."""
+    rounds = min(rounds, LABS[name]["rounds"])
     cells = latency.run_cells(name, build, script(name, COMPARED, seed, Switcher(), rounds),
                               "runs of cyclictest and hackbench",
                               len(forms(name)) * len(COMPARED) * rounds, COMPARED[0],
