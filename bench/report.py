@@ -168,6 +168,18 @@ def lab_part(name, entry):
     return "".join(part)
 
 
+def spent(results):
+    """What the run took: nothing where an older file does not say."""
+    rows = [(name, f"{entry['seconds'] / 60:.1f}", entry["memory_mib"])
+            for name, entry in results["labs"].items() if "memory_mib" in entry]
+    if not rows:
+        return ""
+    return (f"<h2>What it took</h2><p class=note>{results['seconds'] / 60:.1f} minutes in all, "
+            "with runs beside each other; a lab's own are added up. Memory: the largest process, "
+            "of which two may run at once in the vmx lab.</p>"
+            + table([("lab", "minutes", "MiB"), *rows]))
+
+
 def reproduce(results):
     hosts = "host" in results["labs"]
     where = "WHERE=host" if hosts else f'LABS="{" ".join(results["labs"])}"'
@@ -190,7 +202,7 @@ def html(results):
             "an emulated machine mean something, its times do not. A tick is the guest's TSC; in "
             "the vmx lab one instruction of every emulated CPU.</p>"
             f'<div class="wide"><table class=env>{variants}</table></div>'
-            f"{labs}{reproduce(results)}</html>")
+            f"{labs}{spent(results)}{reproduce(results)}</html>")
 
 
 if __name__ == "__main__":

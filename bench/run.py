@@ -12,6 +12,7 @@ machine (--labs host), 125 a lab failed"""
 import argparse
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -153,12 +154,18 @@ JOBS = {"vmx": ((posted, grown), (timed, others)), "svm": ((posted, timed, other
         "host": ((posted, timed),)}
 
 
+def peak_mib():
+    """Resident memory of the largest process that this one has run and waited for, or theirs:
+    the emulator, in a lab."""
+    return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+
+
 def measure(name, parts, args, out):
     """Some parts of a lab's entry in results.json."""
     entry, start = {}, time.time()
     for part in parts:
         entry.update(part(name, args, out))
-    return {**entry, "seconds": round(time.time() - start)}
+    return {**entry, "seconds": round(time.time() - start), "memory_mib": peak_mib()}
 
 
 def broken_in(name, entry):
@@ -172,6 +179,7 @@ def run(args):
     """(results, what does not hold)"""
     out = Path(args.out or Path(args.build) / "bench")
     out.mkdir(parents=True, exist_ok=True)
+    start = time.time()
     version = Path(args.build) / "kernel" / args.base / "version"
     results = {"format": report.FORMAT, "base": args.base, "seed": args.seed,
                "versions": {"kernel": version.read_text().strip() if version.exists() else None,
@@ -179,8 +187,10 @@ def run(args):
                "labs": {}}
     jobs = [(name, parts, args, out) for name in args.labs for parts in JOBS[name]]
     for (name, *_), entry in zip(jobs, side_by_side.run(measure, jobs, len(jobs))):
-        known = results["labs"].setdefault(name, {"seconds": 0})
-        known.update({**entry, "seconds": known["seconds"] + entry["seconds"]})
+        known = results["labs"].setdefault(name, {"seconds": 0, "memory_mib": 0})
+        known.update({**entry, "seconds": known["seconds"] + entry["seconds"],
+                      "memory_mib": max(known["memory_mib"], entry["memory_mib"])})
+    results["seconds"] = round(time.time() - start)
     broken = [text for item in results["labs"].items() for text in broken_in(*item)]
     report.validate(results)
     for file, text in (("results.json", json.dumps(results, indent=1) + "\n"),
