@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The report's pictures: SVG text drawn by gnuplot from results.json. Used by report.py."""
+import math
 import subprocess
 
 COLOURS = {"stock": "#777777", "s4": "#d98e04", "patched": "#1f6fb2",
@@ -47,6 +48,13 @@ def spurious(lab, cells, per_million):
         "plot " + ", ".join(parts) + "\n"))
 
 
+def few_tics(low, high):
+    """A round distance between tics, so that their labels fit next to each other."""
+    least = (high - low) / (5 if high < 1e6 else 3)
+    scale = 10 ** math.floor(math.log10(least))
+    return next(n * scale for n in (1, 2, 5, 10) if n * scale >= least)
+
+
 def cdf(lab, form, by_variant):
     """Cumulated latencies, from the 101 percentiles of each variant."""
     blocks, parts = "", []
@@ -58,11 +66,12 @@ def cdf(lab, form, by_variant):
     high = max(entry["percentiles"][99] for entry in by_variant.values())
     low = min(entry["percentiles"][0] for entry in by_variant.values())
     room = max((high - low) * 0.1, 5)
+    tics = few_tics(max(low - room, 0), high + room)
     return gnuplot(f"{lab}_{form.replace('-', '_')}", (480, 280), blocks + (
         f"set title '{form}'\nset xlabel 'ticks'\nset ylabel '% of operations'\n"
         f"set xrange [{max(low - room, 0)}:{high + room}]\nset yrange [0:100]\n"
         "set grid lc rgb '#dddddd'\nset key outside bottom center horizontal samplen 1\n"
-        "set format x \"%'.0f\"\nset xtics autofreq\nset samples 2\n"
+        f"set format x \"%'.0f\"\nset xtics {tics:g}\nset samples 2\n"
         "plot " + ", ".join(parts) + "\n"))
 
 

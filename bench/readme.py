@@ -63,10 +63,21 @@ def lab_text(name, entry):
     return "".join(parts) + (f"\n{bounds}" if bounds else "")
 
 
+def took(results):
+    """What the run cost; nothing where an older file does not say."""
+    memory = [f"{entry['memory_mib']:,} MiB in the {name} lab"
+              for name, entry in results["labs"].items() if "memory_mib" in entry]
+    if not memory:
+        return []
+    return [f"- The run took {results['seconds'] / 60:.0f} minutes; an emulator used up to "
+            f"{' and '.join(memory)}.\n"]
+
+
 def block(results):
     made = [f"`make bench` at commit {results['versions']['kvm_mode']} on Linux "
             f"{results['versions']['kernel']}, seed {results['seed']}:\n\n"]
     made += [f"- {line}\n" for line in report.summary(results)]
+    made += took(results)
     return "".join(made) + "\n" + "\n".join(lab_text(*item) for item in results["labs"].items())
 
 

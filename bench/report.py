@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """report.html, one self-contained page made of results.json, and the check of results.json
 against bench/results.schema.json. Called by run.py; to draw a page again:
-bench/report.py results.json > report.html"""
+python3 bench/report.py results.json > report.html"""
 import html as escape
 import json
 import sys
