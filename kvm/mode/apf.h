@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Page-ready events of asynchronous page faults: how a token and its interrupt
+ * reach the guest.  Called by x86.c for the MSRs, the request and the fastpath,
+ * and by generic KVM's workers (virt/kvm/async_pf.c).
+ *
+ * The guest's side is MSR_KVM_ASYNC_PF_EN, _INT and _ACK, see
+ * Documentation/virt/kvm/x86/msr.rst.
+ */
+#ifndef __KVM_X86_APF_H
+#define __KVM_X86_APF_H
+
+#include <linux/kvm_host.h>
+
+/*
+ * All of these are the vCPU's own: called by its thread, or with its mutex held,
+ * and kvm->srcu read-locked where they may touch the guest's memory.
+ */
+
+/* At the creation of the vCPU, before anything else here. */
+void kvm_apf_init(struct kvm_vcpu *vcpu);
+
+/*
+ * The guest names the area of struct kvm_vcpu_pv_apf_data, another one than
+ * before perhaps.  -EFAULT if it is not in writable memory of the guest; the old
+ * one is kept then.  May sleep.
+ */
+int kvm_apf_start(struct kvm_vcpu *vcpu, gpa_t gpa);
+
+/*
+ * Forget the area.  The caller has waited for all workers of the vCPU,
+ * kvm_clear_async_pf_completion_queue(), after the guest's MSR was cleared.
+ * Nothing writes to the area when this returns.  May sleep.
+ */
+void kvm_apf_stop(struct kvm_vcpu *vcpu);
+
+/*
+ * The interrupt's vector.  -EINVAL for a reserved bit, and for vectors below 16
+ * unless userspace sets them.
+ */
+int kvm_apf_set_vector(struct kvm_vcpu *vcpu, u64 data, bool host_initiated);
+
+/* Tell the guest of a page that is not present; false if it cannot be told. */
+bool kvm_apf_put_flags(struct kvm_vcpu *vcpu, u32 flags);
+
+/*
+ * A page that is not present while L2 runs is an exit to L1.  It happens where
+ * nested exits are made; until then the event is neither an exception nor known to
+ * L1, so that userspace sees nothing of it.  kvm_apf_announce() returns whether the
+ * exit is due now, and writes the flags; kvm_apf_forget(): the page has come first.
+ */
+void kvm_apf_defer(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
+bool kvm_apf_announce(struct kvm_vcpu *vcpu, u32 *token);
+void kvm_apf_forget(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
+
+/* Before each entry with KVM_REQ_APF_READY.  May sleep. */
+void kvm_apf_process(struct kvm_vcpu *vcpu);
+
+/* The guest has handled an event: send the next one.  May sleep. */
+void kvm_apf_ack(struct kvm_vcpu *vcpu);
+
+/* The same in the fastpath, IRQs disabled; false: take the slow path. */
+bool kvm_apf_ack_irqoff(struct kvm_vcpu *vcpu, u64 data);
+
+#endif /* __KVM_X86_APF_H */
