@@ -95,7 +95,7 @@ build_bench()
 
 	libkvm
 	for src in kvm-mode-bench post post-vm latency latency-guest window \
-		distribution counters report guest; do
+		apf apf-vm apf-guest distribution counters report guest; do
 		compile "$here/$src.c"
 		objs+=("$src.o")
 	done
@@ -112,10 +112,12 @@ build_stress()
 	mkdir -p "$out/stress"
 	compile "$here/guest.c"
 	compile "$here/post-vm.c"
+	compile "$here/apf-guest.c"
+	compile "$here/apf-vm.c"
 	compile "$stress/stress.c"
 	for src in "$stress"/*_test.c; do
 		name=$(basename "$src" .c)
-		objs=("$name.o" stress.o post-vm.o guest.o)
+		objs=("$name.o" stress.o post-vm.o guest.o apf-vm.o apf-guest.o)
 		compile "$src"
 		if [[ -e ${src/_test.c/_guest.c} ]]; then
 			compile "${src/_test.c/_guest.c}"

@@ -55,6 +55,16 @@ DYNAMIC = {
     "no-vmfail-write": ("", "vm_fail_test -d 1000 -n 300 -c 'VM-Fail on entry'", r"not ok"),
     "bailout-leaves-entering": ("", "vm_fail_test -d 1000 -n 300 -c 'broken off'", r"not ok"),
     "stale-in-guest": ("", "lifecycle_test -d 1000 -n 2", r"stale_flag [1-9]"),
+    "apf-token-before-claim": ("", "apf_test -d 1000 -n 42000 -c 'many at once'", r"lost [1-9]"),
+    "apf-claim-kept": ("", "apf_test -d 1000 -n 42000 -c 'not there'", r"lost [1-9]"),
+    "apf-overwrite": ("", "apf_test -d 1000 -n 42000 -c 'many at once'", r"lost [1-9]"),
+    "apf-ack-sends-nothing": ("", "apf_test -d 1000 -n 42000 -c 'many at once'", r"lost [1-9]"),
+    "apf-irq-not-owed": ("", "apf_test -d 1000 -n 42000 -c 'ways of the guest'", r"lost [1-9]"),
+    "apf-no-wake": ("", "apf_test -d 1000 -n 42000 -c 'disabled and moved'", r"stalled [1-9]"),
+    "apf-write-after-move": ("", "apf_test -d 1000 -n 42000 -c 'disabled and moved'",
+                             r"wrong [1-9]"),
+    "apf-nested-exposed": ("", "apf_nested_test -d 1000 -n 6000 -c saved",
+                           r"exposed [1-9]|a #PF in L2"),
 }
 
 

@@ -30,18 +30,21 @@ import lab  # noqa: E402
 ROUNDS = {
     "svm": (("lost_interrupt_test", "-d 240", ""), ("lost_kick_test", "-d 24", ""),
             ("vm_fail_test", "-d 4", ""), ("nested_posted_test", "-d 6", ""),
-            ("lifecycle_test", "-d 4", "")),
+            ("lifecycle_test", "-d 4", ""), ("apf_test", "-d 60", ""),
+            ("apf_abi_test", "", ""), ("apf_nested_test", "-d 12", "")),
     "vmx": (("lost_interrupt_test", "-d 1000 -n 480000", ""),
             ("lost_kick_test", "-d 1000 -n 56000", ""),
             ("nested_posted_test", "-d 1000 -n 4000", ""),
             ("vm_fail_test", "-d 1000 -n 300", ""),
             ("lifecycle_test", "-d 1000 -n 2", ""),
+            ("apf_test", "-d 1000 -n 42000", ""), ("apf_abi_test", "", ""),
+            ("apf_nested_test", "-d 1000 -n 3000", ""),
             ("vm_fail_test", "-d 1000 -n 300", "nested_early_check=1 unrestricted_guest=0")),
 }
 ROUNDS["host"] = ROUNDS["svm"]
 
-BAD = ("lost", "late", "doubled", "stalled", "missing", "never", "stale", "unfinished",
-       "stale_flag")
+BAD = ("lost", "late", "doubled", "wrong", "stalled", "missing", "never", "stale", "unfinished",
+       "stale_flag", "exposed")
 CASE = re.compile(r"^(not )?ok \d+ (.*)$")
 COUNT = re.compile(r"\b([a-z_]+) (\d+)\b")
 

@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The VM of asynchronous page faults; apf-vm.h says what each function does. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <asm/kvm_para.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+
+#include "apf-vm.h"
+#include "post-vm.h"
+
+#define PAGES_SLOT	1
+#define PAGES_GPA	0x20000000ull
+#define PAGES_GVA	0x20000000ull
+#define AREAS_SLOT	2
+#define AREAS_GPA	0x18000000ull
+#define AREAS_GVA	0x18000000ull
+#define POLL_MS		20
+/* AMD may be QEMU on a busy machine, where time passes without anything moving. */
+#define STALL_INTEL_MS	1000
+#define STALL_AMD_MS	3000
+
+static __thread struct kvm_run *this_run;
+
+static void on_signal(int sig)
+{
+	(void)sig;
+	if (this_run)
+		WRITE_ONCE(this_run->immediate_exit, 1);
+}
+
+/* --- the pages ----------------------------------------------------------- */
+
+static void uffd_open(struct apf_vm *a, void *start, u64 size)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { (u64)start, size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	a->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (a->uffd < 0)
+		die("%s: no userfaultfd: %s", a->cfg.name, strerror(errno));
+	if (ioctl(a->uffd, UFFDIO_API, &api) || ioctl(a->uffd, UFFDIO_REGISTER, &reg))
+		die("%s: userfaultfd: %s", a->cfg.name, strerror(errno));
+	a->wake_fd = eventfd(0, EFD_CLOEXEC);
+	if (a->wake_fd < 0)
+		die("%s: eventfd: %s", a->cfg.name, strerror(errno));
+}
+
+static void give(struct apf_vm *a, u64 address)
+{
+	static __thread u64 buf[PAGE_SIZE / 8] __aligned(PAGE_SIZE);
+	u64 size = a->cfg.pages * PAGE_SIZE, at = address - (u64)a->v[0].pages;
+	struct apf_host_vcpu *v = &a->v[at / size];
+	u64 page = at % size / PAGE_SIZE;
+	struct uffdio_copy copy = { .dst = address, .src = (u64)buf, .len = PAGE_SIZE };
+	struct uffdio_range range = { address, PAGE_SIZE };
+
+	buf[0] = apf_page_value(page, READ_ONCE(v->round));
+	WRITE_ONCE(v->given[page], rdtsc() + a->tsc_offset);
+	if (!ioctl(a->uffd, UFFDIO_COPY, &copy))
+		a->given++;
+	else if (errno != EEXIST || ioctl(a->uffd, UFFDIO_WAKE, &range))
+		die("%s: UFFDIO_COPY: %s", a->cfg.name, strerror(errno));
+}
+
+static void take_faults(struct apf_vm *a, u64 *rnd)
+{
+	struct uffd_msg msg;
+	unsigned int i;
+	u64 address;
+
+	while (read(a->uffd, &msg, sizeof(msg)) == sizeof(msg)) {
+		if (msg.event != UFFD_EVENT_PAGEFAULT)
+			die("%s: userfaultfd event %u", a->cfg.name, msg.event);
+		address = msg.arg.pagefault.address & ~(PAGE_SIZE - 1ull);
+		for (i = 0; i < a->nr_pending && a->pending[i].address != address; i++)
+			;
+		if (i < a->nr_pending)	/* the vCPU waits for it as well */
+			continue;
+		a->pending[i].address = address;
+		a->pending[i].due = rdtsc() + rnd_below(rnd, a->cfg.delay_max + 1);
+		WRITE_ONCE(a->nr_pending, i + 1);
+	}
+}
+
+static void give_due(struct apf_vm *a)
+{
+	unsigned int i;
+
+	for (i = 0; i < a->nr_pending; i++) {
+		if ((s64)(rdtsc() - a->pending[i].due) < 0 ||
+		    __atomic_load_n(&a->hold, __ATOMIC_ACQUIRE))
+			continue;
+		give(a, a->pending[i].address);
+		a->pending[i--] = a->pending[a->nr_pending - 1];
+		WRITE_ONCE(a->nr_pending, a->nr_pending - 1);
+	}
+}
+
+static void *giver_fn(void *data)
+{
+	struct apf_vm *a = data;
+	struct pollfd fds[2] = { { a->uffd, POLLIN, 0 }, { a->wake_fd, POLLIN, 0 } };
+	u64 rnd = rnd_stream(a->cfg.seed, 1000);
+
+	kvm_pin_this_task_to_pcpu(get_nprocs() - 1);
+	while (!__atomic_load_n(&a->giver_stop, __ATOMIC_ACQUIRE)) {
+		poll(fds, 2, a->nr_pending ? 0 : -1);
+		take_faults(a, &rnd);
+		give_due(a);
+	}
+	return NULL;
+}
+
+/* --- what the guest asks for -------------------------------------------- */
+
+static void set_areas(struct apf_vm *a, u64 size, u32 flags)
+{
+	struct kvm_userspace_memory_region r = {
+		.slot = AREAS_SLOT,
+		.flags = flags,
+		.guest_phys_addr = AREAS_GPA,
+		.memory_size = size,
+		.userspace_addr = (u64)a->areas->host_mem,
+	};
+
+	if (__vm_ioctl(a->vm, KVM_SET_USER_MEMORY_REGION, &r))
+		die("%s: KVM_SET_USER_MEMORY_REGION: %s", a->cfg.name, strerror(errno));
+}
+
+static u64 areas_size(struct apf_vm *a)
+{
+	return a->cfg.nr_vcpus * PAGE_SIZE;
+}
+
+static void protect_areas(struct apf_vm *a, int prot)
+{
+	if (mprotect(a->areas->host_mem, areas_size(a), prot))
+		die("%s: mprotect: %s", a->cfg.name, strerror(errno));
+}
+
+/* As userspace does that saves a vCPU's state and goes on with it */
+static void msrs_again(struct kvm_vcpu *vcpu)
+{
+	static const u32 msrs[] = { MSR_KVM_ASYNC_PF_INT, MSR_KVM_ASYNC_PF_EN };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(msrs); i++)
+		vcpu_set_msr(vcpu, msrs[i], vcpu_get_msr(vcpu, msrs[i]));
+}
+
+static void msr_off(struct kvm_vcpu *vcpu)
+{
+	vcpu_set_msr(vcpu, MSR_KVM_ASYNC_PF_EN, 0);
+}
+
+static void events_again(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu_events events;
+
+	vcpu_events_get(vcpu, &events);
+	vcpu_events_set(vcpu, &events);
+}
+
+/* All its pages were touched, none is outstanding: they are not there any more. */
+static void next_round(struct apf_host_vcpu *v)
+{
+	WRITE_ONCE(v->round, v->round + 1);
+	if (madvise(v->pages, v->a->cfg.pages * PAGE_SIZE, MADV_DONTNEED))
+		die("%s: madvise: %s", v->a->cfg.name, strerror(errno));
+}
+
+static void asked(struct apf_host_vcpu *v, enum apf_ask what)
+{
+	struct apf_vm *a = v->a;
+
+	if (a->cfg.asked && a->cfg.asked(v, what))
+		return;
+	switch (what) {
+	case APF_ASK_ROUND:
+		return next_round(v);
+	case APF_ASK_REMOVE:
+		return set_areas(a, 0, 0);
+	case APF_ASK_ADD:
+	case APF_ASK_UNLOG:
+		return set_areas(a, areas_size(a), 0);
+	case APF_ASK_LOG:
+		return set_areas(a, areas_size(a), KVM_MEM_LOG_DIRTY_PAGES);
+	case APF_ASK_PROTECT:
+		return protect_areas(a, PROT_READ);
+	case APF_ASK_UNPROTECT:
+		return protect_areas(a, PROT_READ | PROT_WRITE);
+	case APF_ASK_MSRS:
+		return msrs_again(v->vcpu);
+	case APF_ASK_OFF:
+		return msr_off(v->vcpu);
+	case APF_ASK_EVENTS:
+		return events_again(v->vcpu);
+	case APF_ASK_OWN:
+		break;
+	}
+	die("%s: the guest wants %u", a->cfg.name, what);
+}
+
+/* --- vCPUs ---------------------------------------------------------------- */
+
+/* true: the vCPU goes on */
+static bool exited(struct apf_host_vcpu *v)
+{
+	struct kvm_run *run = v->vcpu->run;
+	struct ucall uc;
+
+	if (run->exit_reason == KVM_EXIT_IO && run->io.port == APF_PORT) {
+		asked(v, *(u32 *)((char *)run + run->io.data_offset));
+		return true;
+	}
+	switch (get_ucall(v->vcpu, &uc)) {
+	case UCALL_DONE:
+		return false;
+	case UCALL_ABORT:
+		die("%s: guest assertion on vCPU %u: %s", v->a->cfg.name, v->vcpu->id, uc.buffer);
+	default:
+		die("%s: vCPU %u left the guest: exit reason %u (%s); see the kernel log",
+		    v->a->cfg.name, v->vcpu->id, run->exit_reason,
+		    exit_reason_str(run->exit_reason));
+	}
+}
+
+static void *vcpu_fn(void *data)
+{
+	struct apf_host_vcpu *v = data;
+	int r;
+
+	kvm_pin_this_task_to_pcpu(v->vcpu->id);
+	this_run = v->vcpu->run;
+	for (;;) {
+		r = __vcpu_run(v->vcpu);
+		if (r && errno != EINTR)
+			die("%s: KVM_RUN of vCPU %u failed: %s", v->a->cfg.name, v->vcpu->id,
+			    strerror(errno));
+		if (!r && !exited(v))
+			break;
+		if (r && v->a->cfg.interrupted)
+			v->a->cfg.interrupted(v);
+		if (r && v->a->stalled)
+			break;
+		WRITE_ONCE(this_run->immediate_exit, 0);
+	}
+	__atomic_store_n(&v->ended, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+static void *guest_alloc(struct kvm_vm *vm, u64 size, u64 *gva)
+{
+	*gva = vm_vaddr_alloc(vm, size, KVM_UTIL_MIN_VADDR);
+	memset(addr_gva2hva(vm, *gva), 0, size);
+	return addr_gva2hva(vm, *gva);
+}
+
+static void vcpu_setup(struct apf_vm *a, unsigned int i, struct apf_vcpu *g)
+{
+	struct apf_host_vcpu *v = &a->v[i];
+	struct apf_setup *c = &a->cfg;
+
+	v->a = a;
+	v->g = g;
+	v->pages = addr_gpa2hva(a->vm, PAGES_GPA) + i * c->pages * PAGE_SIZE;
+	g->seed = rnd_stream(c->seed, i);
+	g->pages = PAGES_GVA + i * c->pages * PAGE_SIZE;
+	g->nr_pages = c->pages;
+	g->rounds = c->rounds;
+	g->max_out = c->max_out;
+	g->gap_max = c->gap_max;
+	g->what = c->what;
+	g->every = c->every;
+	g->area[0] = AREAS_GVA + i * PAGE_SIZE;
+	g->area_gpa[0] = AREAS_GPA + i * PAGE_SIZE;
+	g->area[1] = g->area[0] + PAGE_SIZE / 2;
+	g->area_gpa[1] = g->area_gpa[0] + PAGE_SIZE / 2;
+	g->samples = c->samples;
+	v->given = guest_alloc(a->vm, c->pages * sizeof(u64), &g->given);
+	if (c->samples) {
+		v->fault_to_ready = guest_alloc(a->vm, c->samples * sizeof(u32),
+						&g->fault_to_ready);
+		v->given_to_ready = guest_alloc(a->vm, c->samples * sizeof(u32),
+						&g->given_to_ready);
+	}
+	vcpu_args_set(v->vcpu, 1, (u64)i);
+}
+
+static u64 guest_tsc_offset(struct kvm_vcpu *vcpu)
+{
+	u64 offset = 0;
+
+	if (!__vcpu_has_device_attr(vcpu, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET))
+		vcpu_device_attr_get(vcpu, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, &offset);
+	return offset;
+}
+
+void apf_vm_create(struct apf_vm *a, const struct apf_setup *cfg)
+{
+	struct kvm_vcpu *vcpus[APF_MAX_VCPUS];
+	struct sigaction sa = { .sa_handler = on_signal };
+	u64 n = cfg->nr_vcpus * cfg->pages, room, gva;
+	struct apf_vcpu *g;
+	unsigned int i;
+
+	memset(a, 0, sizeof(*a));
+	a->cfg = *cfg;
+	if (!a->cfg.stall_ms)
+		a->cfg.stall_ms = host_cpu_is_intel ? STALL_INTEL_MS : STALL_AMD_MS;
+	sigaction(POST_SIGNAL, &sa, NULL);
+	room = cfg->nr_vcpus * (cfg->pages * 8 + cfg->samples * 8) / PAGE_SIZE + 64;
+	a->vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, cfg->nr_vcpus, room,
+				       cfg->guest_main ?: apf_guest_main, vcpus);
+	vm_userspace_mem_region_add(a->vm, VM_MEM_SRC_ANONYMOUS, PAGES_GPA, PAGES_SLOT, n, 0);
+	vm_userspace_mem_region_add(a->vm, VM_MEM_SRC_ANONYMOUS, AREAS_GPA, AREAS_SLOT,
+				    cfg->nr_vcpus, 0);
+	a->areas = memslot2region(a->vm, AREAS_SLOT);
+	virt_map(a->vm, PAGES_GVA, PAGES_GPA, n);
+	virt_map(a->vm, AREAS_GVA, AREAS_GPA, cfg->nr_vcpus);
+	vm_install_exception_handler(a->vm, PF_VECTOR, apf_guest_fault);
+	vm_install_exception_handler(a->vm, APF_VEC, apf_guest_ready);
+	g = guest_alloc(a->vm, cfg->nr_vcpus * sizeof(*g), &gva);
+	write_guest_global(a->vm, apf_guest_vcpus, (struct apf_vcpu *)gva);
+	for (i = 0; i < cfg->nr_vcpus; i++) {
+		a->v[i].vcpu = vcpus[i];
+		vcpu_setup(a, i, &g[i]);
+	}
+	a->tsc_offset = guest_tsc_offset(vcpus[0]);
+	uffd_open(a, a->v[0].pages, n * PAGE_SIZE);
+}
+
+static void thread_begin(pthread_t *thread, void *(*fn)(void *), void *arg)
+{
+	if (pthread_create(thread, NULL, fn, arg))
+		die("no thread left");
+}
+
+void apf_vm_start(struct apf_vm *a)
+{
+	unsigned int i;
+
+	thread_begin(&a->giver, giver_fn, a);
+	for (i = 0; i < a->cfg.nr_vcpus; i++)
+		thread_begin(&a->v[i].thread, vcpu_fn, &a->v[i]);
+}
+
+/* --- running it ------------------------------------------------------------ */
+
+static u64 progress_of(struct apf_vm *a)
+{
+	u64 sum = 0;
+	unsigned int i;
+
+	for (i = 0; i < a->cfg.nr_vcpus; i++)
+		sum += READ_ONCE(a->v[i].g->touched) + READ_ONCE(a->v[i].g->announced) +
+		       READ_ONCE(a->v[i].g->wakes);
+	return sum;
+}
+
+static bool all_ended(struct apf_vm *a)
+{
+	unsigned int i;
+
+	for (i = 0; i < a->cfg.nr_vcpus; i++)
+		if (!__atomic_load_n(&a->v[i].ended, __ATOMIC_ACQUIRE))
+			return false;
+	return true;
+}
+
+static void stop_guest(struct apf_vm *a)
+{
+	unsigned int i;
+
+	for (i = 0; i < a->cfg.nr_vcpus; i++)
+		WRITE_ONCE(a->v[i].g->stop, 1);
+}
+
+void apf_vm_run(struct apf_vm *a, bool (*more)(struct apf_vm *a))
+{
+	u64 was = 0, is, since = now_ms();
+	unsigned int i;
+
+	while (!all_ended(a)) {
+		sleep_ms(POLL_MS);
+		if (!more(a))
+			stop_guest(a);
+		is = progress_of(a);
+		if (is != was)
+			since = now_ms();
+		was = is;
+		if (now_ms() - since < a->cfg.stall_ms)
+			continue;
+		WRITE_ONCE(a->stalled, 1);
+		for (i = 0; i < a->cfg.nr_vcpus; i++)
+			if (!a->v[i].ended)
+				pthread_kill(a->v[i].thread, POST_SIGNAL);
+	}
+	for (i = 0; i < a->cfg.nr_vcpus; i++)
+		pthread_join(a->v[i].thread, NULL);
+}
+
+void apf_vm_count(struct apf_vm *a, struct apf_count *c)
+{
+	unsigned int i, n;
+
+	memset(c, 0, sizeof(*c));
+	for (i = 0; i < a->cfg.nr_vcpus; i++) {
+		struct apf_vcpu *g = a->v[i].g;
+
+		c->announced += g->announced;
+		c->ready += g->ready;
+		c->eaten += g->eaten;
+		c->touched += g->touched;
+		c->sync += g->sync;
+		c->irqs += g->irqs;
+		c->empty += g->empty;
+		c->enables += g->enables;
+		c->wakes += g->wakes;
+		c->lost += g->nr_out + g->wake_due;
+		c->doubled += g->unknown;
+		c->wrong += g->wrong_page + g->again + g->overwritten + g->stray +
+			    g->extra_wakes;
+		for (n = 0; n < APF_NR_DO; n++)
+			c->done[n] += g->done[n];
+	}
+}
+
+void apf_vm_free(struct apf_vm *a)
+{
+	u64 one = 1;
+
+	__atomic_store_n(&a->giver_stop, true, __ATOMIC_RELEASE);
+	if (write(a->wake_fd, &one, sizeof(one)) != sizeof(one))
+		die("eventfd: %s", strerror(errno));
+	pthread_join(a->giver, NULL);
+	/* Faults that are still waiting end here; the VM waits for their workers. */
+	close(a->uffd);
+	close(a->wake_fd);
+	kvm_vm_free(a->vm);
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Asynchronous page faults under stress: every token that was announced comes back
+ * once, or was outstanding when the mechanism was disabled, whatever the guest and
+ * its host do meanwhile.  apf-guest.h says what that is.
+ */
+#include <string.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+
+#include "apf-vm.h"
+#include "stress.h"
+
+static struct {
+	u64 events, announced;
+	bool stop;
+} now;
+
+static const struct {
+	const char *name;
+	u64 what;
+	u64 max_out, gap_max, delay_max;
+	unsigned int vcpus;
+} cases[] = {
+	{ "one at a time", 0, 1, 2000, 20000, 1 },
+	{ "many at once", APF_DO_HALT | APF_DO_EXITS, 64, 200, 100000, 1 },
+	{ "ways of the guest", APF_DO_HALT | APF_DO_EXITS | APF_DO_MASK | APF_DO_LAPIC |
+	  APF_DO_GARBAGE | APF_DO_LATE_ACK | APF_DO_ACK_FIRST, 4, 500, 40000, 2 },
+	{ "disabled and moved", APF_DO_HALT | APF_DO_TOGGLE | APF_DO_MOVE, 16, 500, 40000, 2 },
+	{ "area not there", APF_DO_HALT | APF_DO_REMOVE | APF_DO_PROTECT | APF_DO_DIRTY, 16, 500,
+	  40000, 1 },
+	{ "ways of userspace", APF_DO_HALT | APF_DO_HOST_MSRS | APF_DO_HOST_OFF | APF_DO_EVENTS,
+	  16, 500, 40000, 1 },
+	{ "everything", APF_DO_TOGGLE | APF_DO_MOVE | APF_DO_LAPIC | APF_DO_MASK |
+	  APF_DO_GARBAGE | APF_DO_LATE_ACK | APF_DO_ACK_FIRST | APF_DO_HALT | APF_DO_EXITS |
+	  APF_DO_REMOVE | APF_DO_PROTECT | APF_DO_DIRTY | APF_DO_HOST_MSRS | APF_DO_HOST_OFF |
+	  APF_DO_EVENTS, 64, 500, 40000, 1 },
+};
+
+static bool more(struct apf_vm *a)
+{
+	struct apf_count c;
+
+	apf_vm_count(a, &c);
+	stress_progress("announced %lu ready %lu eaten %lu, %lu pages given", c.announced,
+			c.ready, c.eaten, a->given);
+	return stress_time_left() && (!now.events || c.announced < now.events);
+}
+
+static void run_case(unsigned int i, u64 seed)
+{
+	const struct apf_setup setup = {
+		.name = cases[i].name,
+		.nr_vcpus = cases[i].vcpus,
+		.seed = seed,
+		.pages = 256,
+		.max_out = cases[i].max_out,
+		.gap_max = cases[i].gap_max,
+		.delay_max = cases[i].delay_max,
+		.what = cases[i].what,
+		.every = 32,
+	};
+	static struct apf_vm a;
+	struct apf_count c;
+
+	apf_vm_create(&a, &setup);
+	apf_vm_start(&a);
+	apf_vm_run(&a, more);
+	apf_vm_count(&a, &c);
+	apf_vm_free(&a);
+	stress_case(c.announced && !c.lost && !c.doubled && !c.wrong && !a.stalled &&
+		    c.announced == c.ready + c.eaten,
+		    "announced %lu ready %lu eaten %lu lost %lu doubled %lu wrong %lu stalled %lu sync %lu wakes %lu",
+		    c.announced, c.ready, c.eaten, c.lost, c.doubled, c.wrong, a.stalled, c.sync,
+		    c.wakes);
+}
+
+static const char help_text[] =
+"Asynchronous page faults: each token comes back once, or was eaten.  COUNT is\n"
+"the number of announced tokens, over all cases.";
+
+int main(int argc, char **argv)
+{
+	const struct stress_options defaults = { .seconds = 20, .seed = 1 };
+	unsigned int i;
+
+	stress_init(argc, argv, help_text, &defaults);
+	stress_plan(ARRAY_SIZE(cases));
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		if (!stress_case_begin(cases[i].name))
+			continue;
+		now.events = (stress.count + ARRAY_SIZE(cases) - 1) / ARRAY_SIZE(cases);
+		run_case(i, rnd_stream(stress.seed, i));
+	}
+	return stress_end();
+}
