@@ -94,6 +94,8 @@ SERIES := $(wildcard patches/$(BASE)/*.patch kvm/*/* kvm-asm-offsets/*)
 $(BUILD)/tree/stock/.done: scripts/prepare-tree Kbuild $(KERNEL)/version
 $(BUILD)/tree/patched/.done: scripts/prepare-tree Kbuild $(KERNEL)/version $(SERIES)
 $(BUILD)/tree/s4/.done: scripts/prepare-tree Kbuild $(KERNEL)/version bench/peers/$(BASE)/s4.patch
+$(BUILD)/tree/unbound/.done: scripts/prepare-tree Kbuild $(KERNEL)/version \
+		bench/peers/$(BASE)/unbound.patch
 $(BUILD)/tree/%/.done:
 	@scripts/prepare-tree $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
 	@touch $@
@@ -140,11 +142,13 @@ $(BUILD)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWNL
 
 $(BUILD)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
 		$(BUILD)/modules/stock/.done $(BUILD)/modules/patched/.done $(BUILD)/modules/s4/.done \
+		$(BUILD)/modules/unbound/.done \
 		$(BUILD)/bin/kvm-mode-bench $(BUILD)/bin/stress/.done
 	@mkdir -p $(@D)
 	@$(call step,10,initramfs) "make the labs' initramfs" lab/mkinitramfs.py --out $@ \
 		--kernel $(KERNEL)/image --kvm stock=$(BUILD)/modules/stock \
 		--kvm patched=$(BUILD)/modules/patched --kvm s4=$(BUILD)/modules/s4 \
+		--kvm unbound=$(BUILD)/modules/unbound \
 		--add $(BUILD)/bin/kvm-mode-bench:/bin/kvm-mode-bench --add $(BUILD)/bin/stress:/stress
 
 # What of the distribution's own programs L1 runs.

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "apf-vm.h"
 #include "post-vm.h"
 
 #define EXIT_LOST	1
@@ -39,11 +40,12 @@ struct options {
 	long long lab_port;		/* NO_VALUE: no emulator counters */
 };
 
-/* Lines of /proc/interrupts, summed over the CPUs */
+/* Lines of /proc/interrupts, summed over the CPUs; and CPU 0's, where vCPU 0 is pinned */
 enum irq_line { IRQ_PIN, IRQ_NPI, IRQ_PIW, IRQ_RES, IRQ_CAL, IRQ_LOC, NR_IRQ_LINES };
 
 struct irq_counts {
 	long long n[NR_IRQ_LINES];
+	long long first[NR_IRQ_LINES];
 };
 
 /* KVM binary statistics of one vCPU */
@@ -53,6 +55,8 @@ enum vcpu_stat {
 	ST_NOTIFY_SENT,
 	ST_NOTIFY_ELIDED,
 	ST_KICK_IPI_SENT,
+	ST_APF_READY_SENT,
+	ST_APF_READY_ASKED,
 	NR_VCPU_STATS,
 };
 
@@ -129,6 +133,19 @@ struct lat_result {
 	struct window_result window;	/* exit --window */
 };
 
+/* One run of `apf` */
+struct apf_outcome {
+	const struct apf_setup *setup;
+	struct apf_count n;
+	u64 stalled;
+	u64 ticks;			/* of the guest's TSC, all rounds */
+	struct distribution fault_to_ready, given_to_ready;
+	struct vcpu_stats stats;
+	struct irq_counts irq;
+	long long kick_ipi_traced;
+	char *emulator;			/* JSON text or NULL */
+};
+
 extern struct options opts;
 extern struct host_info host;
 extern const char * const workload_names[POST_NR_WORKLOADS];
@@ -153,6 +170,10 @@ bool post_run(enum post_workload workload, struct post_outcome *out);
 bool latency_parse(int argc, char **argv);
 int latency_run(void);
 
+/* apf.c: false if it is not that; exit status */
+bool apf_parse(int argc, char **argv);
+int apf_run(void);
+
 /* distribution.c: sorts the samples */
 struct distribution distribution_of(u32 *samples, u64 n);
 
@@ -172,6 +193,7 @@ void __noreturn __printf(2, 3) skip(const char *name, const char *fmt, ...);
 void report_plan(unsigned int n, u64 seed);
 void report_post(const struct post_outcome *out, bool ok, unsigned int nr);
 void report_latency(const struct lat_result *r, bool ok);
+void report_apf(const struct apf_outcome *o, bool ok);
 const char *latency_case(const struct lat_result *r);
 
 #endif /* BENCH_H */

@@ -28,6 +28,8 @@ const char * const vcpu_stat_names[NR_VCPU_STATS] = {
 	[ST_NOTIFY_SENT]	= "notify_sent",
 	[ST_NOTIFY_ELIDED]	= "notify_elided",
 	[ST_KICK_IPI_SENT]	= "kick_ipi_sent",
+	[ST_APF_READY_SENT]	= "apf_ready_sent",
+	[ST_APF_READY_ASKED]	= "apf_ready_asked",
 };
 
 long long counter_delta(long long before, long long after)
@@ -103,8 +105,10 @@ void irq_counts_read(struct irq_counts *c)
 	FILE *f;
 	int i;
 
-	for (i = 0; i < NR_IRQ_LINES; i++)
+	for (i = 0; i < NR_IRQ_LINES; i++) {
 		c->n[i] = NO_VALUE;
+		c->first[i] = NO_VALUE;
+	}
 
 	f = fopen("/proc/interrupts", "r");
 	if (!f)
@@ -118,6 +122,7 @@ void irq_counts_read(struct irq_counts *c)
 		if (i == NR_IRQ_LINES)
 			continue;
 		c->n[i] = 0;
+		c->first[i] = strtoll(p + 4, NULL, 10);
 		for (p += 4; ; p = end) {
 			long long n = strtoll(p, &end, 10);
 

@@ -30,6 +30,7 @@ static const char overview[] =
 "  kick    from a kick to the vCPU being out of the run loop\n"
 "  exit    round trip of a VM-Exit, ordinary and fastpath\n"
 "  timer   latency of the TSC-deadline timer\n"
+"  apf     asynchronous page faults: what a page-ready event costs\n"
 "\n"
 "kvm-mode-bench BENCHMARK --help has the options.\n";
 
@@ -78,7 +79,7 @@ struct options opts = {
 	.lab_port	= NO_VALUE,
 };
 
-static bool latency;	/* one of latency.c's, not post */
+static int (*other)(void);	/* not post */
 
 static void say(FILE *f, const char *head, const char *fmt, va_list ap)
 {
@@ -301,7 +302,9 @@ static void __attribute__((constructor(101))) options_parse(int argc, char **arg
 	if (!strcmp(name, "post"))
 		post_parse(argc - 1, argv + 1);
 	else if (latency_parse(argc, argv))
-		latency = true;
+		other = latency_run;
+	else if (apf_parse(argc, argv))
+		other = apf_run;
 	else
 		usage_error("no such benchmark:", name);
 	if (opts.output == OUTPUT_KTAP) {
@@ -352,5 +355,5 @@ int main(void)
 	/* The library loads the guest from this file; argv[0] may lack a path. */
 	program_invocation_name = "/proc/self/exe";
 	host_info_read();
-	return latency ? latency_run() : post_main();
+	return other ? other() : post_main();
 }

@@ -400,3 +400,93 @@ void report_latency(const struct lat_result *r, bool ok)
 		return latency_ktap(r, ok);
 	}
 }
+
+/* Page-ready has the vCPU's CPU sent reschedule IPIs, by KVM or by the scheduler. */
+static void apf_figures(struct json *j, const struct apf_outcome *o)
+{
+	int i;
+
+	figure(j, "sync", o->n.sync, "pages");
+	figure(j, "irqs", o->n.irqs, "interrupts");
+	figure(j, "empty", o->n.empty, "interrupts");
+	for (i = 0; i < NR_VCPU_STATS; i++)
+		figure(j, vcpu_stat_names[i], o->stats.n[i], "events");
+	fraction(j, "exits_per_event", o->n.announced && o->stats.n[ST_EXITS] != NO_VALUE ?
+		 (double)o->stats.n[ST_EXITS] / o->n.announced : 0, "exits");
+	figure(j, "kick_ipi_traced", o->kick_ipi_traced, "IPIs");
+	figure(j, "reschedules", o->irq.first[IRQ_RES], "interrupts");
+	figure(j, "timer_interrupts", o->irq.first[IRQ_LOC], "interrupts");
+	figure(j, "ticks", o->ticks, "ticks");
+	fraction(j, "events_per_mtick", o->ticks ? o->n.announced * 1e6 / o->ticks : 0, "events");
+}
+
+static void apf_distribution(struct json *j, const char *name, const struct distribution *d)
+{
+	json_open(j, name);
+	json_num(j, "count", d->count);
+	distribution_figures(j, d);
+	json_grid(j, d);
+	json_close(j);
+}
+
+static void apf_json(const struct apf_outcome *o)
+{
+	struct json j = { .f = stdout, .sep = "" };
+
+	fputc('{', j.f);
+	json_word(&j, "benchmark", "apf");
+	json_word(&j, "target", o->setup->what & APF_DO_HALT ? "hlt" : "compute");
+	json_num(&j, "outstanding", o->setup->max_out);
+	json_num(&j, "seed", o->setup->seed);
+	json_num(&j, "events", o->n.announced);
+	json_num(&j, "ready", o->n.ready);
+	json_num(&j, "lost", o->n.lost);
+	json_num(&j, "doubled", o->n.doubled);
+	json_num(&j, "wrong", o->n.wrong);
+	json_num(&j, "stalled", o->stalled);
+	apf_figures(&j, o);
+	apf_distribution(&j, "fault_to_ready", &o->fault_to_ready);
+	apf_distribution(&j, "given_to_ready", &o->given_to_ready);
+	json_key(&j, "emulator");
+	fputs(o->emulator ?: "null", j.f);
+	fputs("}\n", j.f);
+}
+
+static void apf_table(const struct apf_outcome *o)
+{
+	printf("%-7s %11s %9s %9s %9s %9s %9s %9s %9s %9s\n", "target", "outstanding", "events",
+	       "lost", "doubled", "exits", "ready p50", "p99", "given p50", "p99");
+	printf("%-7s %11lu", o->setup->what & APF_DO_HALT ? "hlt" : "compute", o->setup->max_out);
+	cell(o->n.announced);
+	cell(o->n.lost);
+	cell(o->n.doubled);
+	cell(o->stats.n[ST_EXITS]);
+	cell(o->fault_to_ready.p50);
+	cell(o->fault_to_ready.p99);
+	cell(o->given_to_ready.p50);
+	cell(o->given_to_ready.p99);
+	printf("\n%.3f VM-Exits per event; ticks of the guest TSC from the fault, and from the\n"
+	       "giving of the page, to the handler\n",
+	       o->n.announced ? (double)o->stats.n[ST_EXITS] / o->n.announced : 0);
+}
+
+static void apf_ktap(const struct apf_outcome *o, bool ok)
+{
+	apf_figures(NULL, o);
+	printf("%s 1 apf-%s-%lu # events %lu lost %lu doubled %lu wrong %lu stalled %lu\n",
+	       ok ? "ok" : "not ok", o->setup->what & APF_DO_HALT ? "hlt" : "compute",
+	       o->setup->max_out, o->n.announced, o->n.lost, o->n.doubled, o->n.wrong,
+	       o->stalled);
+}
+
+void report_apf(const struct apf_outcome *o, bool ok)
+{
+	switch (opts.output) {
+	case OUTPUT_TABLE:
+		return apf_table(o);
+	case OUTPUT_JSON:
+		return apf_json(o);
+	case OUTPUT_KTAP:
+		return apf_ktap(o, ok);
+	}
+}

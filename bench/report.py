@@ -14,6 +14,7 @@ except ImportError:     # another python3 ahead of Debian's in PATH
     import jsonschema
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
+import apf  # noqa: E402
 import charts  # noqa: E402
 import latency  # noqa: E402
 import posts  # noqa: E402
@@ -147,6 +148,16 @@ def scaling_part(cells):
             f"the other vCPUs.</p>{table(scaling.rows(cells))}")
 
 
+def apf_part(variants):
+    if not variants:
+        return ""
+    return ("<h3>Asynchronous page faults</h3><p class=note>Events at once: 1, 8, 64; while it "
+            "waits the vCPU computes or halts. Forced exits: by reschedule IPIs, KVM's and the "
+            "scheduler's. Sent: without the vCPU; asked: it had to. Ticks from the fault, and "
+            "from the giving of the page, to the interrupt's handler.</p>"
+            f"{table(apf.rows(variants))}")
+
+
 def other_parts(entry):
     return "".join(f"<h3>{head}</h3><p class=note>{what}, "
                    f"{latency.method(entry[key])}.</p>{table(latency.rows(entry[key]))}"
@@ -161,6 +172,7 @@ def lab_part(name, entry):
             "<h3>Spurious notifications</h3>" + bars if bars else "",
             bullets(entry["bounds"] + entry["remainder"]),
             latency_part(name, entry["latency"]) if entry.get("latency") else "",
+            apf_part(entry.get("apf")),
             scaling_part(entry.get("scaling")),
             other_parts(entry),
             "<h3>Environment</h3>",

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Runs the benchmarks, in both labs at once: stock KVM, patched KVM and a peer in one boot
-of L1. Posts (posts.py), latencies (latency.py), the cost of an exit in instructions, the host's
-scheduling (rt/), a whole VM (guest/), more vCPUs (scaling.py). Or on this machine's own KVM:
+of L1. Posts (posts.py), latencies (latency.py), asynchronous page faults (apf.py), the cost of an
+exit in instructions, the host's scheduling (rt/), a whole VM (guest/), more vCPUs (scaling.py). Or on this machine's own KVM:
 posts and latencies. Prints the tables, or KTAP, writes results.json and report.html. Called by
 `make bench`.
 
@@ -26,6 +26,7 @@ import lab  # noqa: E402
 import side_by_side  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import apf  # noqa: E402
 import environment  # noqa: E402
 import host  # noqa: E402
 import instructions  # noqa: E402
@@ -149,8 +150,17 @@ def grown(name, args, out):
     return {"scaling": cells}
 
 
+def paged(name, args, out):
+    if not args.rounds or name not in apf.LABS:
+        return {}
+    variants = apf.run_lab(name, args.build, args.seed, str(out / f"{name}-apf.log"))
+    print(align(f"{name}: asynchronous page faults, times in ticks", apf.rows(variants), 2), "",
+          sep="\n", flush=True)
+    return {"apf": variants}
+
+
 # What runs beside what: the vmx lab's emulator has one thread.
-JOBS = {"vmx": ((posted, grown), (timed, others)), "svm": ((posted, timed, others),),
+JOBS = {"vmx": ((posted, grown, paged), (timed, others)), "svm": ((posted, timed, others, paged),),
         "host": ((posted, timed),)}
 
 
@@ -172,6 +182,7 @@ def broken_in(name, entry):
     """What does not hold."""
     found = posts.guarantees(name, {**entry["workloads"], **entry.get("scaling", {})})
     found += latency.broken(name, entry.get("latency", {}))
+    found += apf.broken(name, entry.get("apf", {}))
     return found + [f"{name} {b}" for b in posts.bounds(name, entry["workloads"]) if not b.holds]
 
 
@@ -209,7 +220,8 @@ def main():
         print(ktap.text([case for name, entry in results["labs"].items()
                          for case in posts.cases(name, entry["workloads"]) +
                          posts.cases(f"{name} vCPUs", entry.get("scaling", {})) +
-                         latency.cases(name, entry.get("latency", {}))]))
+                         latency.cases(name, entry.get("latency", {})) +
+                         apf.cases(name, entry.get("apf", {}))]))
     for text in broken:
         print(f"FAILED: {text}", file=sys.stderr)
     return 1 if broken else 0

@@ -9,6 +9,7 @@ PARAMETERS = "/sys/module/kvm/parameters"
 VARIANTS = {
     "stock": ("stock", {}, "the base kernel's KVM"),
     "s4": ("s4", {}, "a peer: stock, and vcpu->mode = EXITING as soon as the vCPU exits; unsafe"),
+    "unbound": ("unbound", {}, "a peer: stock, with asynchronous page faults resolved on any CPU"),
     "patched": ("patched", {"precise_notify": "Y", "elide_kicks": "Y"}, "the series, as it comes"),
     "patched_kicks": ("patched", {"precise_notify": "Y", "elide_kicks": "N"},
                       "the series without kick elision"),
