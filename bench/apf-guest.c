@@ -194,23 +194,27 @@ static void touch_untold(struct apf_vcpu *v)
 	v->sync++;
 }
 
-static void off_and_on(struct apf_vcpu *v, bool by_host)
+/* The mechanism has been disabled: what is outstanding was eaten. */
+static void account_off(struct apf_vcpu *v)
 {
-	u64 i = v->now;
-
-	if (by_host)
-		apf_ask(APF_ASK_OFF);
-	else
-		wrmsr(MSR_KVM_ASYNC_PF_EN, 0);
-	take_token(v, i, rdtsc());
+	take_token(v, v->now, rdtsc());
 	v->wake_due = 0;
 	v->eaten += v->nr_out;
 	while (v->nr_out)
 		ready_again(v, 0);
-	touch_untold(v);
 	spin(rnd_below(&v->rnd, 20000));
 	check_unused(v, 0);
 	check_unused(v, 1);
+}
+
+static void off_and_on(struct apf_vcpu *v, bool by_host)
+{
+	if (by_host)
+		apf_ask(APF_ASK_OFF);
+	else
+		wrmsr(MSR_KVM_ASYNC_PF_EN, 0);
+	account_off(v);
+	touch_untold(v);
 	on(v, rnd_below(&v->rnd, 2));
 	v->wake_due = 1;
 }
@@ -310,6 +314,10 @@ static void disturb(struct apf_vcpu *v)
 	case APF_DO_EVENTS:
 		apf_ask(APF_ASK_EVENTS);
 		break;
+	case APF_DO_RESET:
+		v->done[n]++;
+		apf_ask(APF_ASK_RESET);
+		break;
 	default:	/* not of this kind */
 		v->done[n]--;
 	}
@@ -382,13 +390,17 @@ void apf_guest_main(u64 vcpu)
 
 	wrmsr(MSR_FS_BASE, vcpu);
 	v = self();
-	v->rnd = rnd_stream(v->seed, vcpu);
 	x2apic_enable();
+	if (v->lives++)
+		account_off(v);
+	else
+		v->rnd = rnd_stream(v->seed, vcpu);
 	wrmsr(MSR_KVM_ASYNC_PF_INT, APF_VEC);
 	v->wake_due = 1;
 	on(v, 0);
 	irqs_on();
-	v->t_start = rdtsc();
+	if (v->lives == 1)
+		v->t_start = rdtsc();
 	while (!READ_ONCE(v->stop) && (!v->rounds || v->round < v->rounds)) {
 		one_round(v);
 		v->round++;

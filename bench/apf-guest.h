@@ -39,7 +39,8 @@
 #define APF_DO_HOST_MSRS BIT(12)
 #define APF_DO_HOST_OFF	BIT(13)
 #define APF_DO_EVENTS	BIT(14)
-#define APF_NR_DO	15
+#define APF_DO_RESET	BIT(15)
+#define APF_NR_DO	16
 
 enum apf_ask {
 	APF_ASK_ROUND = 1,	/* all pages were touched: take them away again */
@@ -52,6 +53,7 @@ enum apf_ask {
 	APF_ASK_MSRS,		/* KVM_GET_MSRS, KVM_SET_MSRS of the three */
 	APF_ASK_OFF,		/* KVM_SET_MSRS: EN becomes 0 */
 	APF_ASK_EVENTS,		/* KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS */
+	APF_ASK_RESET,		/* all state as at the start; does not return */
 	APF_ASK_OWN,		/* first one of another guest's, see apf_setup.asked */
 };
 
@@ -121,6 +123,7 @@ struct apf_vcpu {
 	u64 wake_due;
 	u64 owes_ack;
 	u64 rnd;
+	u64 lives;		/* starts of the guest */
 	u64 stop;		/* written by the host */
 };
 

@@ -178,6 +178,18 @@ static void events_again(struct kvm_vcpu *vcpu)
 	vcpu_events_set(vcpu, &events);
 }
 
+static void save_fresh(struct apf_host_vcpu *v)
+{
+	v->fresh = vcpu_save_state(v->vcpu);
+	vcpu_ioctl(v->vcpu, KVM_GET_LAPIC, &v->lapic);
+}
+
+static void reset(struct apf_host_vcpu *v)
+{
+	vcpu_load_state(v->vcpu, v->fresh);
+	vcpu_ioctl(v->vcpu, KVM_SET_LAPIC, &v->lapic);
+}
+
 /* All its pages were touched, none is outstanding: they are not there any more. */
 static void next_round(struct apf_host_vcpu *v)
 {
@@ -212,6 +224,8 @@ static void asked(struct apf_host_vcpu *v, enum apf_ask what)
 		return msr_off(v->vcpu);
 	case APF_ASK_EVENTS:
 		return events_again(v->vcpu);
+	case APF_ASK_RESET:
+		return reset(v);
 	case APF_ASK_OWN:
 		break;
 	}
@@ -302,6 +316,8 @@ static void vcpu_setup(struct apf_vm *a, unsigned int i, struct apf_vcpu *g)
 						&g->given_to_ready);
 	}
 	vcpu_args_set(v->vcpu, 1, (u64)i);
+	if (c->what & APF_DO_RESET)
+		save_fresh(v);
 }
 
 static u64 guest_tsc_offset(struct kvm_vcpu *vcpu)
@@ -445,6 +461,7 @@ void apf_vm_count(struct apf_vm *a, struct apf_count *c)
 
 void apf_vm_free(struct apf_vm *a)
 {
+	unsigned int i;
 	u64 one = 1;
 
 	__atomic_store_n(&a->giver_stop, true, __ATOMIC_RELEASE);
@@ -454,5 +471,8 @@ void apf_vm_free(struct apf_vm *a)
 	/* Faults that are still waiting end here; the VM waits for their workers. */
 	close(a->uffd);
 	close(a->wake_fd);
+	for (i = 0; i < a->cfg.nr_vcpus; i++)
+		if (a->v[i].fresh)
+			kvm_x86_state_cleanup(a->v[i].fresh);
 	kvm_vm_free(a->vm);
 }

@@ -45,6 +45,8 @@ struct apf_host_vcpu {
 	struct kvm_vcpu *vcpu;
 	struct apf_vcpu *g;	/* the host's view */
 	char *pages;		/* the host's view */
+	struct kvm_x86_state *fresh;	/* with APF_DO_RESET: as it was at the start */
+	struct kvm_lapic_state lapic;
 	u64 *given;
 	u32 *fault_to_ready, *given_to_ready;
 	u64 round;

@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 import report  # noqa: E402  (makes the labs' modules known)
+import apf  # noqa: E402
 import latency  # noqa: E402
 import posts  # noqa: E402
 from progress import align  # noqa: E402
@@ -23,6 +24,7 @@ FORMS = ("exit", "exit-fastpath", "ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt",
          "kick-plain-exits", "kick-request-exits", "kick-wait")
 VARIANTS = ("stock", "s4", "patched")
 REPEATS = ("vmx",)              # labs whose ticks are not those of the machine below
+APF_TIMES = ("fault-ready p50", "p99", "given-ready p50", "events/Mtick")
 TIMES = ("p50", "p99", "max", "send", "posts/Mtick")
 
 
@@ -46,6 +48,13 @@ def latency_table(forms):
     return align("", [[row[i] for i in (0, 1, 4, 6, 7, 8, 9)] for row in rows], 2)
 
 
+def apf_table(name, variants):
+    rows = apf.rows(variants)
+    kept = [i for i, column in enumerate(rows[0])
+            if name in REPEATS or column not in APF_TIMES]
+    return align("", [[row[i] for i in kept] for row in rows], 2)
+
+
 def lab_text(name, entry):
     parts = [f"**{name} lab** ({entry['emulator']}).\n\n", indented(post_table(name, entry["workloads"]))]
     forms = entry.get("latency", {})
@@ -57,7 +66,13 @@ def lab_text(name, entry):
     if rows:
         parts += ["\nHow long a sender on another CPU sees the vCPU in the guest, in ticks.\n\n",
                   indented(align("", rows, 2))]
-    bounds = "".join(f"- {text.replace('holds: ', '')}\n" for text in entry["bounds"])
+    paged = entry.get("apf", {})
+    if paged:
+        parts += ["\nAsynchronous page faults, 1, 8 and 64 at once (`docs/apf.md`)"
+                  + (", times in ticks.\n\n" if name in REPEATS else ".\n\n"),
+                  indented(apf_table(name, paged))]
+    bounds = "".join(f"- {text.replace('holds: ', '')}\n"
+                     for text in entry["bounds"] + apf.verdicts(name, paged))
     bounds += "".join(f"- {text}\n" for text in entry["remainder"]
                       if text.split(":")[0].endswith((" stock", " patched")))
     return "".join(parts) + (f"\n{bounds}" if bounds else "")

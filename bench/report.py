@@ -148,14 +148,14 @@ def scaling_part(cells):
             f"the other vCPUs.</p>{table(scaling.rows(cells))}")
 
 
-def apf_part(variants):
+def apf_part(name, variants):
     if not variants:
         return ""
     return ("<h3>Asynchronous page faults</h3><p class=note>Events at once: 1, 8, 64; while it "
             "waits the vCPU computes or halts. Forced exits: by reschedule IPIs, KVM's and the "
             "scheduler's. Sent: without the vCPU; asked: it had to. Ticks from the fault, and "
             "from the giving of the page, to the interrupt's handler.</p>"
-            f"{table(apf.rows(variants))}")
+            + table(apf.rows(variants)) + bullets(apf.verdicts(name, variants)))
 
 
 def other_parts(entry):
@@ -172,7 +172,7 @@ def lab_part(name, entry):
             "<h3>Spurious notifications</h3>" + bars if bars else "",
             bullets(entry["bounds"] + entry["remainder"]),
             latency_part(name, entry["latency"]) if entry.get("latency") else "",
-            apf_part(entry.get("apf")),
+            apf_part(name, entry.get("apf")),
             scaling_part(entry.get("scaling")),
             other_parts(entry),
             "<h3>Environment</h3>",

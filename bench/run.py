@@ -153,9 +153,10 @@ def grown(name, args, out):
 def paged(name, args, out):
     if not args.rounds or name not in apf.LABS:
         return {}
-    variants = apf.run_lab(name, args.build, args.seed, str(out / f"{name}-apf.log"))
-    print(align(f"{name}: asynchronous page faults, times in ticks", apf.rows(variants), 2), "",
-          sep="\n", flush=True)
+    rounds = apf.ROUNDS if args.rounds >= latency.ROUNDS else args.rounds
+    variants = apf.run_lab(name, args.build, args.seed, rounds, str(out / f"{name}-apf.log"))
+    print(align(f"{name}: asynchronous page faults, times in ticks", apf.rows(variants), 2),
+          *apf.verdicts(name, variants), "", sep="\n", flush=True)
     return {"apf": variants}
 
 

@@ -478,6 +478,9 @@ def test_measuring(project):
     for form in ("exit", "exit-fastpath"):
         cost = latency.ratio(forms[form]["patched"], forms[form]["stock"])[0]
         need(cost < 1.01, f"{form}: patched/stock {cost}")
+    paged = results["labs"]["vmx"]["apf"]
+    need(paged["patched"]["forced_exits"] == 0 < paged["stock"]["forced_exits"],
+         f"forced exits: {[(v, e['forced_exits']) for v, e in paged.items()]}")
     for one in (results, again):
         need(one["labs"]["vmx"].pop("memory_mib") > 100, "the emulator's memory is not its own")
         del one["seconds"], one["labs"]["vmx"]["seconds"]
