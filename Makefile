@@ -161,10 +161,10 @@ $(BUILD)/guest/.done: $(wildcard bench/guest/*) lab/mkoverlay.py $(KERNEL)/versi
 	@bench/guest/build.sh $(KERNEL)/image $(BUILD)/guest
 	@touch $@
 
-$(BUILD)/lab/guest.cpio: $(BUILD)/guest/.done $(BUILD)/qemu/.done
+$(BUILD)/lab/guest.cpio: $(BUILD)/guest/.done $(BUILD)/qemu/.done $(wildcard bench/guest/*.sh)
 	@lab/mkoverlay.py --out $@ --program $(BUILD)/qemu/qemu-system-x86_64 \
 		--add $(BUILD)/qemu/share:/usr/share/qemu --add $(BUILD)/guest:/guest \
-		--add bench/guest/boot.sh:/bin/boot.sh
+		--add bench/guest/boot.sh:/bin/boot.sh --add bench/guest/pressure.sh:/bin/pressure.sh
 
 $(BUILD)/lab/perf.cpio: lab/mkoverlay.py $(wildcard bench/perf/*) | deps
 	@mkdir -p $(@D)

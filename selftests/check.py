@@ -427,6 +427,24 @@ def test_whole_vm(project):
         need(words in text, f"not said: {words}")
 
 
+def test_pressure(project):
+    """a whole VM whose memory is swapped out all the time computes right (svm lab)"""
+    done = lab.run("svm", "patched", "pressure.sh /guest 128 64 1 2 400; echo STATUS $?",
+                   build=project.build, timeout=600, hang=400,
+                   overlay=[project.build / "lab/guest.cpio"], log=project.log("svm-pressure"))
+    text = "\n".join(done.lines)
+    need("STATUS 0" in text and not done.warnings, text[-1500:] + str(done.warnings))
+    found = json.loads(re.search(r"^memory (.*)$", text, re.MULTILINE)[1])
+    need(found["visited"] == 16384 and not found["wrong"], f"{found}")
+    events = {name: int(n) for name, n in re.findall(r"^(kvm_async_pf_\w+) (\d+)$", text,
+                                                     re.MULTILINE)}
+    # Each vCPU gets a token that wakes all when it enables the mechanism.
+    announced, ready = events["kvm_async_pf_not_present"], events["kvm_async_pf_ready"]
+    need(1000 < announced <= ready, f"{events}")
+    project.notes.append(f"memory swapped out under a whole VM: {announced:,} asynchronous page "
+                         f"faults, {found['visited']:,} pages visited, all right")
+
+
 def test_repeats(project):
     """vmx lab: two runs print the same to the byte; another quantum does not"""
     outputs = []
@@ -831,8 +849,8 @@ TESTS = (
     (test_dead_timer,), (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
     (test_toggle, "vmx"), (test_stress, "svm"), (test_stress, "vmx"), (test_tracepoint,),
-    (test_perf,), (test_whole_vm,), (test_repeats,), (test_measuring,), (test_compare,),
-    (test_readme,), (test_no_kvm,), (test_ktap,), (test_ci_kit,),
+    (test_perf,), (test_whole_vm,), (test_pressure,), (test_repeats,), (test_measuring,),
+    (test_compare,), (test_readme,), (test_no_kvm,), (test_ktap,), (test_ci_kit,),
     (test_late_mutant,), (test_remainder,),
     (test_kvm_selftests, "svm"), (test_kvm_selftests, "vmx"), (test_i386,),
 )

@@ -11,10 +11,16 @@ rm -rf "$new"
 mkdir -p "$new"
 trap 'rm -rf "$new"' EXIT
 
-gcc -O2 -Wall -Wextra -Werror -static -pthread -o "$new/ipi-membarrier" "$here/ipi-membarrier.c"
+programs=(ipi-membarrier memory-check)
+for name in "${programs[@]}"; do
+	gcc -O2 -Wall -Wextra -Werror -static -pthread -o "$new/$name" "$here/$name.c"
+done
 "$here/../../lab/mkoverlay.py" --out "$new/guest.cpio" --busybox --program hackbench \
-	--add "$here/init:/init" --add "$new/ipi-membarrier:/bin/ipi-membarrier"
-rm "$new/ipi-membarrier"
+	--add "$here/init:/init" --add "$new/ipi-membarrier:/bin/ipi-membarrier" \
+	--add "$new/memory-check:/bin/memory-check"
+rm "${programs[@]/#/$new/}"
 cp "$image"/boot/vmlinuz-* "$new/vmlinuz"
+# For L1, which has no disk: swap on a file.
+xz -dc "$image"/lib/modules/*/kernel/drivers/block/loop.ko.xz >"$new/loop.ko"
 rm -rf "$out"
 mv "$new" "$out"

@@ -1,0 +1,83 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# pressure.sh: a whole VM whose memory the host swaps out all the time: boot.sh within a memory
+# cgroup of LIMIT MiB, with swap on a loop device, so that pages come back asynchronously. The
+# guest checks the contents of MIB MiB, ROUNDS times. Prints boot.sh's lines, and how many
+# asynchronous page faults there were, by KVM's tracepoints. For L1; as root on a host that has
+# cgroup v2, it uses its swap if there is some.
+#
+#   pressure.sh DIRECTORY [LIMIT [MIB [ROUNDS [VCPUS [SECONDS]]]]]
+#
+# Exit status: as boot.sh; 1 also for wrong contents, 2 if there is no swap to be had.
+# shellcheck shell=dash
+set -eu
+
+die()
+{
+	echo "pressure: $1" >&2
+	exit "${2:-1}"
+}
+
+case ${1:-} in -h | --help)
+	sed -n '3,12s/^# \{0,1\}//p' "$0"
+	exit 0
+	;;
+esac
+[ $# -ge 1 ] || die "which directory? see --help" 2
+kit=$1 limit=${2:-192} mib=${3:-200} rounds=${4:-3} vcpus=${5:-2} seconds=${6:-600}
+trace=/sys/kernel/tracing/events/kvm
+group=/sys/fs/cgroup/kvm-mode-pressure
+swap=/tmp/kvm-mode-swap loop='' sampler=''
+
+cleanup()
+{
+	[ -z "$sampler" ] || kill "$sampler" 2>/dev/null || true
+	for event in kvm_async_pf_not_present kvm_async_pf_ready; do
+		echo '!hist:keys=common_type' >"$trace/$event/trigger" 2>/dev/null || true
+	done
+	[ -z "$loop" ] || {
+		swapoff "$loop" || true
+		losetup -d "$loop" || true
+	}
+	rm -f "$swap" /tmp/pressure.sent
+	rmdir "$group" 2>/dev/null || true
+}
+make_swap()
+{
+	[ -e /dev/loop0 ] || insmod "$kit/loop.ko" 2>/dev/null || modprobe loop || return
+	truncate -s $((mib * 2))M "$swap" && loop=$(losetup -f) && losetup "$loop" "$swap" &&
+		mkswap "$loop" >/dev/null && swapon "$loop"
+}
+
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+[ -e /sys/fs/cgroup/cgroup.controllers ] || mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null ||
+	die "no cgroup v2 at /sys/fs/cgroup" 2
+if [ "$(wc -l </proc/swaps)" -lt 2 ]; then
+	make_swap || die "no swap, and none can be made on a loop device" 2
+fi
+echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+mkdir -p "$group"
+echo $((limit * 1024 * 1024)) >"$group/memory.max"
+for event in kvm_async_pf_not_present kvm_async_pf_ready; do
+	echo 'hist:keys=common_type' >"$trace/$event/trigger" || die "no tracepoints of KVM's" 4
+done
+
+# Of all VMs, while there are any; no such statistic on stock.
+(while sleep 1; do
+	sent=$(cat /sys/kernel/debug/kvm/apf_ready_sent 2>/dev/null) && [ "$sent" -gt 0 ] &&
+		echo "$sent" >/tmp/pressure.sent
+done) &
+sampler=$!
+(
+	sh -c 'echo $PPID' >"$group/cgroup.procs"
+	exec "$(dirname "$0")/boot.sh" "$kit" 0 0 "$vcpus" "$seconds" "$mib" "$rounds"
+) >/tmp/pressure.out || die "boot.sh: status $?: $(cat /tmp/pressure.out)"
+cat /tmp/pressure.out
+for event in kvm_async_pf_not_present kvm_async_pf_ready; do
+	echo "$event $(sed -n 's/ *Hits: //p' "$trace/$event/hist")"
+done
+[ ! -e /tmp/pressure.sent ] || echo "apf_ready_sent $(cat /tmp/pressure.sent), near the end"
+echo "pages swapped in $(sed -n 's/^pswpin //p' /proc/vmstat), out $(sed -n 's/^pswpout //p' /proc/vmstat)"
+grep -q '"wrong":0,' /tmp/pressure.out || die "wrong contents"
