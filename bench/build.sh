@@ -74,7 +74,7 @@ compile()
 		-isystem "$tree/tools/include" \
 		-isystem "$tree/tools/arch/x86/include" \
 		-isystem "$work/headers/usr/include" \
-		-isystem "$kvm/.." -I "$here" -c "$src" -o "$work/$name.o"
+		-isystem "$kvm/.." -I "$here" -I "$here/../selftests/probe" -c "$src" -o "$work/$name.o"
 }
 
 # link OUTPUT OBJECT...

@@ -16,7 +16,7 @@
 #include "kvm_util.h"
 #include "processor.h"
 
-#include "../selftests/probe/kvm-mode-probe.h"
+#include "kvm-mode-probe.h"
 #include "bench.h"
 #include "latency.h"
 

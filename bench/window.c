@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "../selftests/probe/kvm-mode-probe.h"
+#include "kvm-mode-probe.h"
 #include "bench.h"
 #include "latency.h"
 

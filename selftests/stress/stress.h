@@ -19,7 +19,7 @@
 #include <stdio.h>
 
 #include "post-vm.h"
-#include "../probe/kvm-mode-probe.h"
+#include "kvm-mode-probe.h"
 
 struct stress_options {
 	u64 seconds;	/* how long the whole test may run, host clock */

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-2.0
+# In a kernel tree: how the tests of this folder are linked.  Included by the Makefile of
+# tools/testing/selftests/kvm, which the series adds them to.  In this repository
+# bench/build.sh does it.
+MODE := $(OUTPUT)/$(ARCH_DIR)/mode
+MODE_TESTS := $(filter $(MODE)/%_test, $(TEST_GEN_PROGS))
+MODE_GUESTS := $(patsubst %.c, $(OUTPUT)/%.o, $(wildcard $(ARCH_DIR)/mode/*_guest.c))
+MODE_SHARED := $(addprefix $(MODE)/, stress.o post-vm.o guest.o apf-vm.o apf-guest.o)
+
+$(MODE)/%.o: CFLAGS += -std=gnu11 -DQUIET
+# Guest code takes interrupts on its own stack, and they save no SSE.
+$(MODE_GUESTS) $(MODE)/guest.o $(MODE)/apf-guest.o: CFLAGS += -mno-red-zone -mgeneral-regs-only
+$(MODE_GUESTS) $(MODE_SHARED): $(OUTPUT)/%.o: %.c
+	$(CC) $(CFLAGS) $(CPPFLAGS) $(TARGET_ARCH) -c $< -o $@
+
+$(MODE_TESTS): $(MODE_SHARED)
+$(MODE_TESTS): LDLIBS := $(MODE_SHARED) $(LDLIBS) -lm
+$(foreach guest, $(MODE_GUESTS), $(eval $(guest:_guest.o=_test): $(guest)))
+$(foreach guest, $(MODE_GUESTS), $(eval $(guest:_guest.o=_test): LDLIBS := $(guest) $$(LDLIBS)))
+
+EXTRA_CLEAN += $(MODE_GUESTS) $(MODE_SHARED)
