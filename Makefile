@@ -53,6 +53,11 @@ help:
 	@echo '                      (LAB=svm|vmx, KVM=stock|patched)'
 	@echo 'make modules          $(BUILD)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
 	@echo '                      (KVER=release, as in uname -r)'
+	@echo 'make series           the series as mails for `git am`, in $(BUILD)/series/BASE/'
+	@echo '                      (BASE=6.12; SIGNOFF=1 adds your Signed-off-by)'
+	@echo 'make series-check     applies, checks and builds each of them; the last one in other'
+	@echo '                      configurations too, with clang and for other architectures'
+	@echo '                      (PLAIN=tarball: do they apply to this kernel.org release?)'
 	@echo 'make qemu             QEMU for the svm lab with our patches; make check does that as well'
 	@echo 'make lab-setup        all that the labs need, without running them'
 	@echo 'make readme           the figures of README.md from $(BUILD)/bench/results.json'
@@ -89,12 +94,12 @@ qemu: $(BUILD)/qemu-mended/.done
 
 # --- modules ------------------------------------------------------------------
 
-SERIES := $(wildcard patches/$(BASE)/*.patch kvm/*/* kvm-asm-offsets/*)
+SERIES := $(wildcard patches/$(BASE)/*.patch kvm/*/* kvm-asm-offsets/*) patches/landing
 
-$(BUILD)/tree/stock/.done: scripts/prepare-tree Kbuild $(KERNEL)/version
-$(BUILD)/tree/patched/.done: scripts/prepare-tree Kbuild $(KERNEL)/version $(SERIES)
-$(BUILD)/tree/s4/.done: scripts/prepare-tree Kbuild $(KERNEL)/version bench/peers/$(BASE)/s4.patch
-$(BUILD)/tree/unbound/.done: scripts/prepare-tree Kbuild $(KERNEL)/version \
+$(BUILD)/tree/stock/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version
+$(BUILD)/tree/patched/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version $(SERIES)
+$(BUILD)/tree/s4/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version bench/peers/$(BASE)/s4.patch
+$(BUILD)/tree/unbound/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version \
 		bench/peers/$(BASE)/unbound.patch
 $(BUILD)/tree/%/.done:
 	@scripts/prepare-tree $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
@@ -116,6 +121,22 @@ else
 modules:
 	@echo "make modules: which kernel? e.g. make modules KVER=$$(uname -r)" >&2; exit 2
 endif
+
+# --- mails ----------------------------------------------------------------------
+
+# The figures: of the newest run, or of the one that README has.
+RESULTS = $(firstword $(wildcard $(BUILD)/bench/results.json) docs/results.json)
+
+.PHONY: series
+series: $(KERNEL)/version
+	@scripts/make-series $(if $(SIGNOFF),--sign-off) $(BASE) $(SOURCE) $(RESULTS) $(BUILD)/series/$(BASE)
+	@ls $(BUILD)/series/$(BASE)/*.patch
+
+.PHONY: series-check
+series-check: series
+	@scripts/install-deps scripts/packages-series
+	@scripts/series-check $(if $(PLAIN),--plain $(PLAIN)) $(BASE) $(SOURCE) \
+		$(BUILD)/series/$(BASE) $(BUILD)/series-check/$(BASE)
 
 # --- guests and labs ----------------------------------------------------------
 

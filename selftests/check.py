@@ -736,10 +736,62 @@ def test_bad_base(project):
               there / "m"), "no headers for 6.12.0-none"),
             (("scripts/build-modules", project.source, project.release, there / "m"),
              "not made by prepare-tree"),
+            (("scripts/make-series", "6.12", other, "docs/results.json", there / "s"),
+             "5.4, not 6.12"),
+            (("scripts/make-series", "6.12", project.source, other / "Makefile", there / "s"),
+             "Makefile: "),
             (("make", "modules"), "which kernel?")):
         status, out = command(*argv)
         need(status != 0 and words in out, f"{argv[:2]}: status {status}: {out}")
     need(leftovers(there) == ["source"], f"left behind: {leftovers(there)}")
+
+
+def series(project, out, *options):
+    return command("scripts/make-series", *options, project.base, project.source,
+                   "docs/results.json", out)
+
+
+def test_series(project):
+    """the mails apply with git am and pass checkpatch, are the same each time, and the labs' tree"""
+    there = project.work / "series"
+    shutil.rmtree(there, ignore_errors=True)
+    for name in ("one", "two"):
+        status, out = series(project, there / name)
+        need(status == 0, out)
+    mails = sorted((there / "one").glob("*.patch"))
+    need([m.read_bytes() for m in mails] ==
+         [m.read_bytes() for m in sorted((there / "two").glob("*.patch"))], "two runs differ")
+    status, out = command("scripts/series-check", "--quick", project.base, project.source,
+                          there / "one", there / "check")
+    need(status == 0 and len(re.findall(r"^00\d\d-.* ok ", out, re.MULTILINE)) == len(mails) - 1,
+         out[-2000:])
+
+
+def test_series_refused(project):
+    """a series with a mail missing, one with a sin of style, and one that is not the labs', are refused"""
+    there = project.work / "series"
+    status, out = series(project, there / "three")
+    need(status == 0, out)
+    mails = sorted((there / "three").glob("0*.patch"))
+    styled, missed = (next(m for m in mails if part in m.name) for part in ("-Count-", "VMX-Notify"))
+    styled.write_text(styled.read_text().replace("\n\n", "\n\n" + "too long " * 12 + "\n", 1))
+    missed.unlink()
+    status, out = command("scripts/series-check", "--quick", project.base, project.source,
+                          there / "three", there / "check")
+    need(status == 1 and f"{styled.name}: checkpatch" in out and "git am: " in out,
+         f"status {status}: {out[-800:]}")
+    # A copy of the repository in which a source lands with no patch.
+    copy = there / "copy"
+    for name in ("scripts", "patches", "kvm", "kvm-asm-offsets", "selftests", "bench"):
+        shutil.copytree(ROOT / name, copy / name)
+    shutil.copy(ROOT / "Kbuild", copy)
+    landing = copy / "patches/landing"
+    landing.write_text(re.sub(r"^(kvm/mode/elide.c\t.*\t).*$", r"\1none", landing.read_text(),
+                              flags=re.MULTILINE))
+    status, out = command(copy / "scripts/make-series", project.base, project.source,
+                          ROOT / "docs/results.json", there / "four")
+    need(status == 1 and "not what the labs run" in out, f"landing: status {status}: {out}")
+    need(not [n for n in leftovers(there) if n.startswith("four")], f"left: {leftovers(there)}")
 
 
 def test_full_disk(project):
@@ -845,7 +897,8 @@ TESTS = (
     (test_build_is_clean,), (test_own_files_w1,), (test_entry_assembly,),
     (test_entry_assembly_stock,), (test_entry_order,), (test_static_mutants,), (test_style,),
     (test_litmus,), (test_litmus_named,), (test_spin,),
-    (test_bad_base,), (test_full_disk,), (test_no_network,), (test_missing_image,), (test_hang,),
+    (test_series,), (test_series_refused,), (test_bad_base,), (test_full_disk,),
+    (test_no_network,), (test_missing_image,), (test_hang,),
     (test_dead_timer,), (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
     (test_toggle, "vmx"), (test_stress, "svm"), (test_stress, "vmx"), (test_tracepoint,),

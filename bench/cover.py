@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Prints the cover letter of the series: patches/cover, with the figures of a results.json
+and what README says was not tested. The first paragraph is the subject. Called by
+scripts/make-series.
+
+exit status: 0, 2 wrong usage or a file that is not what it should be"""
+import argparse
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+import report  # noqa: E402  (makes the labs' modules known)
+import apf  # noqa: E402
+import posts  # noqa: E402
+from progress import align  # noqa: E402
+
+WIDTH = 72
+VARIANTS = ("stock", "patched")
+POSTS = {"svm": ("workload", "variant", "posted", "lost", "late", "kick IPIs"),
+         "vmx": ("workload", "variant", "posted", "lost", "notify", "elided", "spurious")}
+APF = ("target, at once", "variant", "events", "lost", "exits/event", "forced exits")
+
+
+def table(rows, columns):
+    """The columns and the variants that a mail has room for."""
+    kept = [i for i, column in enumerate(rows[0]) if column in columns]
+    rows = [row for n, row in enumerate(rows) if not n or row[1] in VARIANTS]
+    return align("", [[row[i] for i in kept] for row in rows], 2)
+
+
+def lab_text(name, entry):
+    parts = [textwrap.fill(f"{name} lab: {entry['emulator']}", WIDTH), "",
+             textwrap.indent(table(posts.rows_of(entry["workloads"]), POSTS[name]), "  ")]
+    if entry.get("apf"):
+        parts += ["", "Asynchronous page faults:", "",
+                  textwrap.indent(table(apf.rows(entry["apf"]), APF), "  ")]
+    return "\n".join(parts)
+
+
+def figures(results):
+    summary = "\n\n".join(textwrap.fill(line, WIDTH) for line in report.summary(results))
+    made = textwrap.fill(
+        f"make bench of kvm-mode {results['versions']['kvm_mode']}, Linux "
+        f"{results['versions']['kernel']}, seed {results['seed']}:", WIDTH)
+    return "\n\n".join([made, summary, *(lab_text(*lab) for lab in results["labs"].items())])
+
+
+def untested():
+    """README's section, as plain text."""
+    text = (ROOT / "README.md").read_text().split("## What was not tested\n")[1]
+    text = re.split(r"^## ", text, flags=re.MULTILINE)[0].replace("**", "").replace("`", "")
+    items = [" ".join(item.split()) for item in text.split("\n- ") if item.strip()]
+    return "\n".join(textwrap.fill(item.removeprefix("- "), WIDTH, initial_indent=" - ",
+                                   subsequent_indent="   ") for item in items)
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("base")
+    args.add_argument("results", type=Path)
+    args = args.parse_args()
+    try:
+        results = json.loads(args.results.read_text())
+        report.validate(results)
+    except (OSError, ValueError) as err:
+        print(f"cover: {args.results}: {err}", file=sys.stderr)
+        return 2
+    lines = (ROOT / "patches/cover").read_text().splitlines(keepends=True)
+    text = "".join(line for line in lines if not line.startswith("#")).lstrip("\n")
+    print(text.replace("@BASE@", args.base).replace("@FIGURES@", figures(results))
+          .replace("@UNTESTED@", untested()), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
