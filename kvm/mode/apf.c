@@ -75,8 +75,10 @@ static bool apf_lock_area(struct kvm_vcpu *vcpu, bool own, unsigned long *irqs)
 	for (;;) {
 		read_lock_irqsave(&area->lock, *irqs);
 		if (kvm_gpc_check(area, APF_AREA_SIZE) &&
-		    (own || !kvm_slot_dirty_track_enabled(area->memslot)))
+		    (own || !kvm_slot_dirty_track_enabled(area->memslot))) {
+			__release(&area->lock);		/* for sparse: handed over */
 			return true;
+		}
 		read_unlock_irqrestore(&area->lock, *irqs);
 
 		if (!own || kvm_gpc_refresh(area, APF_AREA_SIZE))
@@ -86,6 +88,7 @@ static bool apf_lock_area(struct kvm_vcpu *vcpu, bool own, unsigned long *irqs)
 
 static void apf_unlock_area(struct kvm_vcpu *vcpu, unsigned long irqs)
 {
+	__acquire(&vcpu->arch.apf.area.lock);
 	read_unlock_irqrestore(&vcpu->arch.apf.area.lock, irqs);
 }
 
