@@ -53,6 +53,11 @@ help:
 	@echo '                      (LAB=svm|vmx, KVM=stock|patched)'
 	@echo 'make modules          $(BUILD)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
 	@echo '                      (KVER=release, as in uname -r)'
+	@echo 'make deb              $(BUILD)/deb/kvm-mode-dkms_VERSION_all.deb: modules through DKMS'
+	@echo 'make install          installs it and the running kernel'"'"'s headers and source, and loads the'
+	@echo '                      modules unless a VM runs; make uninstall: all as it was'
+	@echo 'make check-install    rehearses that: apt, reboot, kernel upgrade, removal, in Debian roots under'
+	@echo '                      QEMU (SUITES="bookworm trixie")'
 	@echo 'make series           the series as mails for `git am`, in $(BUILD)/series/BASE/'
 	@echo '                      (BASE=6.12; SIGNOFF=1 adds your Signed-off-by)'
 	@echo 'make series-check     applies, checks and builds each of them; the last one in other'
@@ -113,6 +118,9 @@ $(BUILD)/modules/%/.done: $(BUILD)/tree/%/.done scripts/build-modules $(wildcard
 ifdef KVER
 .PHONY: modules
 modules: $(BUILD)/tree/patched/.done
+	@have=$$(cut -d+ -f1 $(KERNEL)/version) && [ "$$have" = "$$(echo $(KVER) | cut -d+ -f1)" ] || { \
+		echo "make modules: the source here is of $$have, not of $(KVER); make install builds" \
+			"for the running kernel, from its own source" >&2; exit 1; }
 	@$(call step,80,modules-$(KVER)) "build modules for $(KVER)" \
 		scripts/build-modules $(BUILD)/tree/patched $(KVER) $(BUILD)/modules/$(KVER)
 	@ls $(BUILD)/modules/$(KVER)/*.ko
@@ -137,6 +145,27 @@ series-check: series
 	@scripts/install-deps scripts/packages-series
 	@scripts/series-check $(if $(PLAIN),--plain $(PLAIN)) $(BASE) $(SOURCE) \
 		$(BUILD)/series/$(BASE) $(BUILD)/series-check/$(BASE)
+
+# --- packages -------------------------------------------------------------------
+
+# For hosts: DKMS builds the modules there, for each kernel.
+.PHONY: deb
+deb:
+	@scripts/install-deps dkms/packages
+	@dkms/deb $(BUILD)/deb-work $(BUILD)/deb
+
+.PHONY: install uninstall
+install: deb
+	@dkms/install $(BUILD)/deb/kvm-mode-dkms_*.deb
+
+uninstall:
+	@dkms/install --remove
+
+SUITES := bookworm trixie
+
+.PHONY: check-install
+check-install: deb qemu $(BUILD)/bin/kvm-mode-bench
+	@selftests/install.py --build $(BUILD) --suites "$(SUITES)" $(BUILD)/deb/kvm-mode-dkms_*.deb
 
 # --- guests and labs ----------------------------------------------------------
 

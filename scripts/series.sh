@@ -14,10 +14,9 @@ check_base() {
 	[ -d "$here/patches/$base" ] || die "no patches for Linux $base; supported: $(ls "$here/patches")"
 }
 
-# Everything that the series touches, other architectures included, so that
-# each patch applies as it is.
+# Everything that the series touches, other architectures included where the source has them.
 copy_base() {
-	(cd "$source" && tar cf - arch/*/kvm arch/{s390,x86}/include/asm/kvm*.h \
+	(cd "$source" && tar cf - arch/*/kvm arch/*/include/asm/kvm*.h \
 		include/linux/kvm*.h virt/kvm Documentation/virt/kvm \
 		tools/testing/selftests/kvm) | tar xf - -C "$new"
 }

@@ -1,0 +1,391 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Rehearses the life of an installation in a root of Debian's own, from nothing: the package is
+installed with apt, the machine is booted (QEMU with SVM, as in the svm lab) and a VM run, the
+kernel is upgraded, modules are tampered with, the package is removed. apt, dpkg and DKMS run
+in a chroot, on this machine's own CPUs; what is booted is the same disk. Called by
+`make check-install`; ends with "N passed, N failed".
+
+exit status: 0 all passed, 1 some failed, 2 wrong usage, 130 interrupted"""
+import argparse
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+START = int(os.environ.get("KVM_MODE_START", time.time()))
+BOOT_SECONDS = 420
+MODULES = ("kvm", "kvm-intel", "kvm-amd")
+# What the machine does when it is booted, before it powers off.
+UNIT = """[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+ExecStart=/rehearsal/run
+StandardOutput=tty
+TTYPath=/dev/ttyS0
+[Install]
+WantedBy=graphical.target multi-user.target
+"""
+# Statuses and outputs are read from the serial port, each line marked.
+RUN = """#!/bin/bash
+say() { sed 's/^/REHEARSAL /' >/dev/ttyS0; }
+exec </dev/null
+udevadm settle
+echo "kernel $(uname -r)" | say
+{ kvm-mode status; echo "status $?"; } 2>&1 | say
+{ /rehearsal/kvm-mode-bench post --json --posts 300 --workload exits; echo "vm $?"; } 2>&1 | say
+if command -v kvm-mode >/dev/null && kvm-mode status >/dev/null; then
+	/rehearsal/kvm-mode-bench post --posts 1000000 --workload exits >/dev/null 2>&1 & vm=$!
+	sleep 4
+	{ kvm-mode status | grep -E '^(used by|counters)'; kvm-mode load; echo "in use $?"; } 2>&1 | say
+	kill $vm; wait $vm 2>/dev/null
+	{ kvm-mode stock; echo "stock $?"; kvm-mode status | grep -E '^(kvm|patched)'; } 2>&1 | say
+	{ kvm-mode load; echo "load $?"; kvm-mode status | grep -E '^(kvm|patched)'; } 2>&1 | say
+fi
+journalctl --no-pager -b -u kvm-mode-dkms 2>/dev/null | grep -F 'kvm-mode[' | say
+echo end | say
+systemctl --no-block poweroff
+"""
+
+
+class Failed(Exception):
+    """A step's finding, in words."""
+
+
+def need(condition, text):
+    if not condition:
+        raise Failed(text)
+
+
+def say(text):
+    passed = int(time.time()) - START
+    print(f"[{passed // 60}:{passed % 60:02d}] {text}", file=sys.stderr, flush=True)
+
+
+def run(*command, **options):
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, errors="replace",
+                          check=False, **options)
+    return done.returncode, done.stdout
+
+
+def must(*command, **options):
+    status, out = run(*command, **options)
+    need(status == 0, f"{' '.join(str(w) for w in command[:4])}: status {status}: {out[-1500:]}")
+    return out
+
+
+class Machine:
+    """A disk with a Debian root: worked on in a chroot, booted in QEMU."""
+
+    def __init__(self, suite, work, build):
+        self.suite, self.work, self.build = suite, work, build
+        self.disk, self.mount = work / f"{suite}.img", work / "mnt"
+        self.log = work / f"{suite}.log"
+        self.log.write_text("")
+
+    def create(self):
+        """mmdebstrap with the host's mirrors; kept, since it is the same each time."""
+        base = self.work / f"{self.suite}.tar"
+        if not base.exists():
+            say(f"a root of {self.suite} (about a minute)")
+            new = base.with_suffix(".new.tar")
+            must("mmdebstrap", "--variant=apt", "--aptopt=Acquire::Check-Valid-Until \"false\"",
+                 "--include=systemd-sysv,udev,kmod,ca-certificates,debian-archive-keyring,zstd",
+                 self.suite, new, *self.sources())
+            new.rename(base)
+        self.disk.unlink(missing_ok=True)
+        with self.disk.open("wb") as file:
+            file.truncate(8 << 30)
+        must("mke2fs", "-q", "-t", "ext4", self.disk)
+        with self.mounted() as root:
+            must("tar", "xf", base, "-C", root)
+            (root / "rehearsal").mkdir()
+            shutil.copy(self.build / "bin/kvm-mode-bench", root / "rehearsal")
+            (root / "rehearsal/run").write_text(RUN)
+            (root / "rehearsal/run").chmod(0o755)
+            (root / "etc/systemd/system/rehearsal.service").write_text(UNIT)
+            (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")
+            self.chroot("systemctl", "enable", "rehearsal.service")
+            self.chroot("apt-get", "update", "-q")
+
+    def sources(self):
+        """The host's mirrors, with this suite."""
+        listed = must("apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN)")
+        uris = {uri for uri, origin in map(str.split, listed.splitlines()) if origin == "Debian"}
+        main = next(uri for uri in sorted(uris) if "security" not in uri)
+        security = next(uri for uri in sorted(uris) if "security" in uri)
+        return [f"deb {main} {self.suite} main", f"deb {security} {self.suite}-security main"]
+
+    @contextlib.contextmanager
+    def mounted(self):
+        self.mount.mkdir(exist_ok=True)
+        must("mount", "-o", "loop", self.disk, self.mount)
+        try:
+            yield self.mount
+        finally:
+            must("umount", self.mount)
+
+    def chroot(self, *command, ok=True):
+        """In a mount namespace of its own, so that nothing stays mounted whatever happens."""
+        script = ('mount -t proc proc "$0/proc"; mount --bind /dev "$0/dev"; '
+                  'mount -t devpts pts "$0/dev/pts"; cat /etc/hosts >"$0/etc/hosts"; '
+                  'cat /etc/resolv.conf >"$0/etc/resolv.conf"; '
+                  'exec chroot "$0" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root '
+                  'DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"')
+        status, out = run("unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c",
+                          script, self.mount, *command)
+        with self.log.open("a") as log:
+            log.write(f"$ {' '.join(str(w) for w in command)}\n{out}")
+        need(status == 0 or not ok, f"{' '.join(map(str, command[:5]))}: status {status}: {out[-1500:]}")
+        return out if ok else (status, out)
+
+    def apt(self, *words, ok=True):
+        return self.chroot("apt-get", "-q", "-y", *words, ok=ok)
+
+    def boot(self, release, what, *parameters):
+        """Boots the disk with a kernel of its own; the lines that the machine said."""
+        say(f"{self.suite}: booting {release}, {what} (about a minute)")
+        with self.mounted() as root:
+            for name in ("vmlinuz", "initrd.img"):
+                shutil.copy(root / f"boot/{name}-{release}", self.work / name)
+        serial = self.work / f"{self.suite}-{what.replace(' ', '-')}.serial"
+        qemu = self.build / "qemu-mended"
+        emulator = subprocess.Popen(
+            [qemu / "qemu-system-x86_64", "-L", qemu / "share", "-M", "q35", "-accel",
+             "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt", "-smp", "4", "-m", "2048", "-nodefaults",
+             "-display", "none", "-no-reboot", "-serial", f"file:{serial}",
+             "-drive", f"file={self.disk},format=raw,if=none,id=disk,cache=unsafe",
+             "-device", "virtio-blk-pci,drive=disk", "-kernel", self.work / "vmlinuz",
+             "-initrd", self.work / "initrd.img", "-append",
+             "root=/dev/vda rw console=ttyS0,115200 mitigations=off tsc=reliable panic=-1 " + " ".join(("random.trust_cpu=on systemd.show_status=0 loglevel=5", *parameters))],
+            stdin=subprocess.DEVNULL)
+        try:
+            emulator.wait(BOOT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{what}: the machine did not power off in {BOOT_SECONDS} s, see {serial}") \
+                from None
+        finally:
+            emulator.kill()
+            emulator.wait()
+        text = serial.read_text(errors="replace").replace("\r", "")
+        lines = re.findall(r"^REHEARSAL (.*)$", text, re.MULTILINE)
+        need(lines and lines[-1] == "end", f"{what}: did not come to its end, see {serial}")
+        need(f"kernel {release}" in lines, f"{what}: booted another kernel: {lines[:1]}")
+        return "\n".join(lines)
+
+    def hashes(self, release):
+        """Of all files that the kernel's package brought, and of what else there is."""
+        folder = self.mount / "lib/modules" / release
+        return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()}
+
+    def version(self, package):
+        return self.chroot("dpkg-query", "-W", "-f", "${Version}", package).strip()
+
+
+def kernels(machine):
+    """The newest 6.12 kernel, and the one before it, by their releases and package versions."""
+    names = machine.chroot("apt-cache", "pkgnames", "linux-image-6.12.")
+    found = {}
+    for name in names.split():
+        match = re.fullmatch(r"linux-image-(6\.12\.(\d+)\+deb\d+-amd64)", name)
+        shown = match and machine.chroot("apt-cache", "show", name, ok=False)[1]
+        version = shown and re.search(r"^Version: (.*)$", shown, re.MULTILINE)
+        if version:
+            found[int(match[2])] = (match[1], version[1])
+    need(found, f"{machine.suite} has no kernel 6.12")
+    order = sorted(found)
+    return found[order[-1]], found[order[-2]] if len(order) > 1 else None
+
+
+def install_kernel(machine, release, version):
+    machine.apt("install", "--no-install-recommends", f"linux-image-{release}={version}",
+                f"linux-headers-{release}={version}")
+
+
+def ran_a_vm(said, patched, what):
+    need("vm 0" in said.splitlines() and '"lost":0' in said, f"{what}: no VM ran:\n{said}")
+    need(bool(re.search(r"^patched +yes", said, re.MULTILINE)) == patched,
+         f"{what}: patched {not patched}:\n{said}")
+
+
+class Rehearsal:
+    """The steps, in order; each rests upon those before it."""
+
+    def __init__(self, machine, package):
+        self.machine, self.package = machine, package
+        self.new = self.old = None
+        self.before = {}
+
+    def refused(self):
+        """a kernel that the patches are not for: said why, apt content, its own KVM works"""
+        m = self.machine
+        with m.mounted():
+            self.new, self.old = kernels(m)
+            if not self.old:
+                return "this suite has one 6.12 kernel only"
+            install_kernel(m, *self.old)
+            self.before[self.old[0]] = m.hashes(self.old[0])
+            shutil.copy(self.package, m.mount / "rehearsal")
+            out = m.apt("install", "--no-install-recommends", f"/rehearsal/{self.package.name}")
+            need(f"no source of {self.old[0]}" in out or "do not fit" in out,
+                 f"no reason given: {out[-800:]}")
+            m.apt("install", "--allow-downgrades", f"linux-source-6.12={self.old[1]}")
+            why = m.chroot("sh", "-c", f"sh /usr/src/kvm-mode-*/dkms/supported {self.old[0]} --why",
+                           ok=False)
+            need(why[0] == 0 or "do not fit" in why[1], f"{why}")
+        ran_a_vm(m.boot(self.old[0], "unsupported"), why[0] == 0, "unsupported")
+        return why[1].strip() if why[0] else "supported as well"
+
+    def upgraded(self):
+        """the kernel's package is upgraded: DKMS builds, and the modules are the patched ones"""
+        m = self.machine
+        start = time.time()
+        with m.mounted():
+            self.new = self.new or kernels(m)[0]
+            release, version = self.new
+            if not (m.mount / "rehearsal" / self.package.name).exists():
+                shutil.copy(self.package, m.mount / "rehearsal")
+                m.apt("install", "--no-install-recommends", f"/rehearsal/{self.package.name}")
+            m.apt("install", "--no-install-recommends", f"linux-image-{release}={version}",
+                  f"linux-headers-{release}={version}", f"linux-source-6.12={version}")
+            there = m.hashes(release)
+            for module in MODULES:
+                need(any(name.startswith(f"updates/dkms/{module}.ko") for name in there),
+                     f"DKMS has built no {module} for {release}")
+            self.before[release] = {name: value for name, value in there.items()
+                                    if name.startswith("kernel/")}
+        said = m.boot(release, "patched")
+        ran_a_vm(said, True, "patched")
+        need("status 0" in said.splitlines(), said)
+        return f"{(time.time() - start) / 60:.1f} minutes from the upgrade to a VM on patched KVM"
+
+    def used(self):
+        """a VM that runs is named and left alone; stock and back without a reboot"""
+        said = (self.machine.work / f"{self.machine.suite}-patched.serial").read_text(errors="replace")
+        lines = [line.removeprefix("REHEARSAL ").rstrip("\r") for line in said.splitlines()
+                 if line.startswith("REHEARSAL ")]
+        need("in use 3" in lines, f"not refused: {lines}")
+        need(any(re.match(r"kvm-mode: KVM is in use by kvm-mode-bench \(pid \d+\)", line)
+                 for line in lines), f"user not named: {lines}")
+        need(any(re.match(r"counters +moving.*exits \+", line) for line in lines), f"{lines}")
+        stock, load = lines.index("stock 0"), lines.index("load 0")
+        need(any(re.match("patched +no", line) for line in lines[stock:load]) and
+             any(re.match("patched +yes", line) for line in lines[load:]), f"{lines}")
+
+    def tampered(self):
+        """a module that was tampered with is not loaded: the kernel's own is, and it is said"""
+        m, release = self.machine, self.new[0]
+        with m.mounted() as root:
+            module = next(root.glob(f"lib/modules/{release}/updates/dkms/kvm.ko*"))
+            kept = module.read_bytes()
+            module.write_bytes(kept[:len(kept) // 2])
+        try:
+            said = m.boot(release, "tampered")
+        finally:
+            with m.mounted():
+                module.write_bytes(kept)
+        ran_a_vm(said, False, "tampered")
+        need("kernel's own are loaded instead" in said, f"not said: {said}")
+
+    def unsigned(self):
+        """modules whose key is not enrolled, where the kernel wants one: the kernel's own are loaded"""
+        said = self.machine.boot(self.new[0], "unsigned", "module.sig_enforce=1")
+        ran_a_vm(said, False, "unsigned")
+        need("kernel's own are loaded instead" in said, f"not said: {said}")
+
+    def interrupted(self):
+        """a build that is killed leaves no module behind, and the next one works"""
+        m, release = self.machine, self.new[0]
+        with m.mounted() as root:
+            m.chroot("dkms", "uninstall", f"kvm-mode/{self.dkms_version()}", "-k", release)
+            m.chroot("dkms", "unbuild", f"kvm-mode/{self.dkms_version()}", "-k", release)
+            status, _ = m.chroot("timeout", "-s", "KILL", "8", "dkms", "autoinstall", "-k", release,
+                                 ok=False)
+            need(status != 0, "the build was over before it was killed")
+            need(not list(root.glob(f"lib/modules/{release}/updates/dkms/*.ko*")), "half installed")
+            m.chroot("dkms", "autoinstall", "-k", release)
+            found = {p.name.split(".")[0] for p in root.glob(f"lib/modules/{release}/updates/dkms/*")}
+            need(found == set(MODULES), f"{found}")
+
+    def dkms_version(self):
+        return self.package.name.split("_")[1]
+
+    def removed(self):
+        """the package is removed: every file of the kernels' is as it was, KVM is the kernel's"""
+        m = self.machine
+        with m.mounted() as root:
+            m.apt("purge", "kvm-mode-dkms")
+            for release, before in self.before.items():
+                now = m.hashes(release)
+                changed = [name for name in before if now.get(name) != before[name]
+                           and not name.startswith("modules.")]
+                left = [name for name in now if name.startswith("updates/")]
+                need(not changed and not left, f"{release}: changed {changed}, left {left}")
+            need(not list(root.glob("usr/src/kvm-mode-*")) and not (root / "var/cache/kvm-mode").exists()
+                 and not (root / "usr/sbin/kvm-mode").exists(), "files of the package are left")
+        ran_a_vm(m.boot(self.new[0], "removed"), False, "removed")
+
+    def steps(self):
+        return (self.refused, self.upgraded, self.used, self.tampered, self.unsigned,
+                self.interrupted, self.removed)
+
+
+def rehearse(machine, package):
+    """(passed, failed); nothing after a step that failed, as the rest is built upon it."""
+    try:
+        machine.create()
+    except Failed as err:
+        print(f"not ok {machine.suite}: a root\n# {err}", flush=True)
+        return 0, 1
+    rehearsal, passed = Rehearsal(machine, package), 0
+    for step in rehearsal.steps():
+        start = time.time()
+        try:
+            note = step()
+        except Failed as err:
+            print(f"not ok {machine.suite}: {step.__doc__}")
+            print("# " + str(err).replace("\n", "\n# "), flush=True)
+            return passed, 1
+        passed += 1
+        print(f"ok {machine.suite}: {step.__doc__} # {time.time() - start:.0f} s"
+              + (f", {note}" if note else ""), flush=True)
+    machine.disk.unlink()
+    return passed, 0
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--build", default="build", type=Path)
+    args.add_argument("--suites", default="bookworm trixie")
+    args.add_argument("package", type=Path, help="kvm-mode-dkms_VERSION_all.deb")
+    args = args.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if os.geteuid():
+        print("install.py: needs root, to mount a disk and to chroot", file=sys.stderr)
+        return 2
+    work = args.build.resolve() / "install"
+    work.mkdir(parents=True, exist_ok=True)
+    passed = failed = 0
+    try:
+        for suite in args.suites.split():
+            good, bad = rehearse(Machine(suite, work, args.build.resolve()), args.package)
+            passed, failed = passed + good, failed + bad
+    except KeyboardInterrupt:
+        return 130
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
