@@ -794,6 +794,32 @@ def test_series_refused(project):
     need(not [n for n in leftovers(there) if n.startswith("four")], f"left: {leftovers(there)}")
 
 
+def test_check_modules(project):
+    """modules of another kernel, with a symbol's CRC changed, or of another compiler, are refused"""
+    there = project.work / "modules"
+    patched = project.build / "modules/patched"
+    status, out = command("scripts/check-modules", patched, project.release)
+    need(status == 0 and not out, out)
+    number = project.release.split("+")[0].encode()
+    other = number[:-1] + (b"0" if number[-1:] != b"0" else b"1")
+    kvm = (patched / "kvm.ko").read_bytes()
+    # In __versions a name follows its CRC, eight bytes of which the upper four are 0.
+    symbol = kvm.index(bytes(4) + b"__srcu_read_lock\0") + 3
+    crc = kvm[:symbol - 7] + bytes([kvm[symbol - 7] ^ 1]) + kvm[symbol - 6:]
+    for what, broken, words in (
+            ("vermagic", kvm.replace(b"vermagic=" + number, b"vermagic=" + other), "is for"),
+            ("crc", crc, "other versions than the kernel's of: __srcu_read_lock"),
+            ("compiler", re.sub(rb"GCC: \(([^)]*)\) \d\d", rb"GCC: (\1) 99", kvm), "compiled by gcc 99")):
+        shutil.rmtree(there, ignore_errors=True)
+        shutil.copytree(patched, there)
+        (there / "kvm.ko").write_bytes(broken)
+        need(broken != kvm, f"{what}: nothing was broken")
+        status, out = command("scripts/check-modules", there, project.release)
+        need(status == 1 and words in out, f"{what}: status {status}: {out}")
+    status, out = command("scripts/check-modules", project.build / "modules/stock", project.release)
+    need(status == 1 and "not patched" in out, f"stock: status {status}: {out}")
+
+
 def test_full_disk(project):
     """a full disk: non-zero, nothing half-made left"""
     need(os.geteuid() == 0, "needs root, to mount a small tmpfs")
@@ -897,7 +923,8 @@ TESTS = (
     (test_build_is_clean,), (test_own_files_w1,), (test_entry_assembly,),
     (test_entry_assembly_stock,), (test_entry_order,), (test_static_mutants,), (test_style,),
     (test_litmus,), (test_litmus_named,), (test_spin,),
-    (test_series,), (test_series_refused,), (test_bad_base,), (test_full_disk,),
+    (test_series,), (test_series_refused,), (test_bad_base,), (test_check_modules,),
+    (test_full_disk,),
     (test_no_network,), (test_missing_image,), (test_hang,),
     (test_dead_timer,), (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
     (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
