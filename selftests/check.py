@@ -740,6 +740,9 @@ def test_bad_base(project):
              "5.4, not 6.12"),
             (("scripts/make-series", "6.12", project.source, other / "Makefile", there / "s"),
              "Makefile: "),
+            (("dkms/supported", "5.4.1-amd64", "--why"), "no patches for Linux 5.4.1-amd64"),
+            (("dkms/supported", "6.12.999+none-amd64", "--why"), "no headers for 6.12.999+none-amd64"),
+            (("dkms/install",), "usage"),
             (("make", "modules"), "which kernel?")):
         status, out = command(*argv)
         need(status != 0 and words in out, f"{argv[:2]}: status {status}: {out}")
@@ -780,8 +783,19 @@ def test_series_refused(project):
                           there / "three", there / "check")
     need(status == 1 and f"{styled.name}: checkpatch" in out and "git am: " in out,
          f"status {status}: {out[-800:]}")
+    tree, mail = there / "check/tree", next(m for m in mails if "Rename" in m.name)
+    command("git", "-C", tree, "am", "--abort")
+    command("git", "-C", tree, "reset", "--quiet", "--hard")
+    dirty = tree / "virt/kvm/kvm_main.c"
+    text = dirty.read_text() + "/* mine */\n"
+    dirty.unlink()          # the source has the same inode
+    dirty.write_text(text)
+    status, out = command("git", "-C", tree, "-c", "user.name=check", "-c", "user.email=check@localhost",
+                          "am", mail)
+    need(status != 0 and dirty.read_text() == text, f"dirty tree: status {status}: {out[-800:]}")
     # A copy of the repository in which a source lands with no patch.
     copy = there / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
     for name in ("scripts", "patches", "kvm", "kvm-asm-offsets", "selftests", "bench"):
         shutil.copytree(ROOT / name, copy / name)
     shutil.copy(ROOT / "Kbuild", copy)

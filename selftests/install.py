@@ -38,7 +38,7 @@ WantedBy=graphical.target multi-user.target
 RUN = """#!/bin/bash
 say() { sed 's/^/REHEARSAL /' >/dev/ttyS0; }
 exec </dev/null
-udevadm settle
+for _ in $(seq 60); do [ ! -e /sys/module/kvm_amd ] || break; sleep 1; done
 echo "kernel $(uname -r)" | say
 { kvm-mode status; echo "status $?"; } 2>&1 | say
 { /rehearsal/kvm-mode-bench post --json --posts 300 --workload exits; echo "vm $?"; } 2>&1 | say
@@ -99,7 +99,7 @@ class Machine:
             say(f"a root of {self.suite} (about a minute)")
             new = base.with_suffix(".new.tar")
             must("mmdebstrap", "--variant=apt", "--aptopt=Acquire::Check-Valid-Until \"false\"",
-                 "--include=systemd-sysv,udev,kmod,ca-certificates,debian-archive-keyring,zstd",
+                 "--include=systemd-sysv,dbus,udev,kmod,ca-certificates,debian-archive-keyring,zstd",
                  self.suite, new, *self.sources())
             new.rename(base)
         self.disk.unlink(missing_ok=True)
@@ -167,7 +167,7 @@ class Machine:
              "-device", "virtio-blk-pci,drive=disk", "-kernel", self.work / "vmlinuz",
              "-initrd", self.work / "initrd.img", "-append",
              "root=/dev/vda rw console=ttyS0,115200 mitigations=off tsc=reliable panic=-1 " + " ".join(("random.trust_cpu=on systemd.show_status=0 loglevel=5", *parameters))],
-            stdin=subprocess.DEVNULL)
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.work / "qemu.log").open("w"))
         try:
             emulator.wait(BOOT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -177,7 +177,7 @@ class Machine:
             emulator.kill()
             emulator.wait()
         text = serial.read_text(errors="replace").replace("\r", "")
-        lines = re.findall(r"^REHEARSAL (.*)$", text, re.MULTILINE)
+        lines = re.findall(r"REHEARSAL (.*)$", text, re.MULTILINE)
         need(lines and lines[-1] == "end", f"{what}: did not come to its end, see {serial}")
         need(f"kernel {release}" in lines, f"{what}: booted another kernel: {lines[:1]}")
         return "\n".join(lines)
@@ -194,14 +194,12 @@ class Machine:
 
 def kernels(machine):
     """The newest 6.12 kernel, and the one before it, by their releases and package versions."""
-    names = machine.chroot("apt-cache", "pkgnames", "linux-image-6.12.")
+    names = [name for name in machine.chroot("apt-cache", "pkgnames", "linux-image-6.12.").split()
+             if re.fullmatch(r"linux-image-6\.12\.\d+\+deb\d+-amd64", name)]
     found = {}
-    for name in names.split():
-        match = re.fullmatch(r"linux-image-(6\.12\.(\d+)\+deb\d+-amd64)", name)
-        shown = match and machine.chroot("apt-cache", "show", name, ok=False)[1]
-        version = shown and re.search(r"^Version: (.*)$", shown, re.MULTILINE)
-        if version:
-            found[int(match[2])] = (match[1], version[1])
+    for name, version in re.findall(r"^Package: linux-image-(\S+)\n(?:.*\n)*?Version: (.*)$",
+                                    machine.chroot("apt-cache", "show", *names), re.MULTILINE):
+        found.setdefault(int(re.match(r"6\.12\.(\d+)", name)[1]), (name, version))
     need(found, f"{machine.suite} has no kernel 6.12")
     order = sorted(found)
     return found[order[-1]], found[order[-2]] if len(order) > 1 else None
@@ -272,8 +270,7 @@ class Rehearsal:
     def used(self):
         """a VM that runs is named and left alone; stock and back without a reboot"""
         said = (self.machine.work / f"{self.machine.suite}-patched.serial").read_text(errors="replace")
-        lines = [line.removeprefix("REHEARSAL ").rstrip("\r") for line in said.splitlines()
-                 if line.startswith("REHEARSAL ")]
+        lines = re.findall(r"REHEARSAL (.*?)\r*$", said, re.MULTILINE)
         need("in use 3" in lines, f"not refused: {lines}")
         need(any(re.match(r"kvm-mode: KVM is in use by kvm-mode-bench \(pid \d+\)", line)
                  for line in lines), f"user not named: {lines}")
@@ -304,17 +301,26 @@ class Rehearsal:
         need("kernel's own are loaded instead" in said, f"not said: {said}")
 
     def interrupted(self):
-        """a build that is killed leaves no module behind, and the next one works"""
+        """a build that is killed, or finds no space, leaves no module behind; the next one works"""
         m, release = self.machine, self.new[0]
+        module = f"kvm-mode/{self.dkms_version()}"
         with m.mounted() as root:
-            m.chroot("dkms", "uninstall", f"kvm-mode/{self.dkms_version()}", "-k", release)
-            m.chroot("dkms", "unbuild", f"kvm-mode/{self.dkms_version()}", "-k", release)
+            installed = root / "lib/modules" / release / "updates/dkms"
+            m.chroot("dkms", "uninstall", module, "-k", release)
+            m.chroot("dkms", "unbuild", module, "-k", release)
             status, _ = m.chroot("timeout", "-s", "KILL", "8", "dkms", "autoinstall", "-k", release,
                                  ok=False)
             need(status != 0, "the build was over before it was killed")
-            need(not list(root.glob(f"lib/modules/{release}/updates/dkms/*.ko*")), "half installed")
+            need(not list(installed.glob("*.ko*")), "killed: half installed")
+            status, out = m.chroot(
+                "bash", "-c", "cp -a /var/lib/dkms /rehearsal/ && mount -t tmpfs -o size=24m small "
+                "/var/lib/dkms && cp -a /rehearsal/dkms/. /var/lib/dkms && "
+                f"{{ dkms autoinstall -k {release}; status=$?; }}; "
+                "cat /var/lib/dkms/kvm-mode/*/build/make.log; exit $status", ok=False)
+            need(status != 0 and "No space left" in out, f"no space: status {status}: {out[-800:]}")
+            need(not list(installed.glob("*.ko*")), "no space: half installed")
             m.chroot("dkms", "autoinstall", "-k", release)
-            found = {p.name.split(".")[0] for p in root.glob(f"lib/modules/{release}/updates/dkms/*")}
+            found = {path.name.split(".")[0] for path in installed.iterdir()}
             need(found == set(MODULES), f"{found}")
 
     def dkms_version(self):
