@@ -119,7 +119,7 @@ static void *giver_fn(void *data)
 	struct pollfd fds[2] = { { a->uffd, POLLIN, 0 }, { a->wake_fd, POLLIN, 0 } };
 	u64 rnd = rnd_stream(a->cfg.seed, 1000);
 
-	kvm_pin_this_task_to_pcpu(get_nprocs() - 1);
+	pin_self_to_cpu(get_nprocs() - 1);
 	while (!__atomic_load_n(&a->giver_stop, __ATOMIC_ACQUIRE)) {
 		poll(fds, 2, a->nr_pending ? 0 : -1);
 		take_faults(a, &rnd);
@@ -261,7 +261,7 @@ static void *vcpu_fn(void *data)
 	struct apf_host_vcpu *v = data;
 	int r;
 
-	kvm_pin_this_task_to_pcpu(v->vcpu->id);
+	pin_self_to_cpu(v->vcpu->id);
 	this_run = v->vcpu->run;
 	for (;;) {
 		r = __vcpu_run(v->vcpu);
@@ -282,7 +282,7 @@ static void *vcpu_fn(void *data)
 
 static void *guest_alloc(struct kvm_vm *vm, u64 size, u64 *gva)
 {
-	*gva = vm_vaddr_alloc(vm, size, KVM_UTIL_MIN_VADDR);
+	*gva = vm_alloc(vm, size, KVM_UTIL_MIN_VADDR);
 	memset(addr_gva2hva(vm, *gva), 0, size);
 	return addr_gva2hva(vm, *gva);
 }

@@ -64,6 +64,7 @@ compile()
 	case $name in
 	guest | *_guest | *-guest) extra=(-mno-red-zone -mgeneral-regs-only) ;;
 	esac
+	grep -qw vm_alloc "$kvm/include/kvm_util.h" || extra+=(-include "$here/old-library.h")
 	gcc -std=gnu11 -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -DQUIET \
 		-DCONFIG_64BIT -U_FORTIFY_SOURCE -fno-stack-protector -fno-PIE \
 		-fno-strict-aliasing -fcf-protection=none \

@@ -332,7 +332,7 @@ static int post_main(void)
 	if (host.nr_cpus < opts.senders + 2)
 		warn("%u CPUs for %lu vCPU threads and this program: they share, latencies suffer",
 		     host.nr_cpus, opts.senders + 1);
-	kvm_pin_this_task_to_pcpu((opts.senders + 1) % host.nr_cpus);
+	pin_self_to_cpu((opts.senders + 1) % host.nr_cpus);
 
 	report_plan(__builtin_popcount(opts.workloads), opts.seed);
 	for (i = 0; i < POST_NR_WORKLOADS; i++) {

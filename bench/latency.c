@@ -437,17 +437,17 @@ static struct lat_shared *guest_setup(struct post_vm *p, u32 **buf)
 	u64 bytes = (lat.samples + 1) * sizeof(u32);
 	u64 starts = lat.window ? lat.samples * sizeof(u64) : 0;
 	struct lat_shared *l;
-	vm_vaddr_t gva;
+	gva_t gva;
 
 	post_vm_create(p, &cfg, (bytes + starts + sizeof(*l)) / getpagesize() + 6);
-	gva = vm_vaddr_alloc(p->vm, sizeof(*l), KVM_UTIL_MIN_VADDR);
+	gva = vm_alloc(p->vm, sizeof(*l), KVM_UTIL_MIN_VADDR);
 	l = addr_gva2hva(p->vm, gva);
 	memset(l, 0, sizeof(*l));
 	write_guest_global(p->vm, lat_guest_shared, (struct lat_shared *)gva);
-	l->buf = vm_vaddr_alloc(p->vm, bytes, KVM_UTIL_MIN_VADDR);
+	l->buf = vm_alloc(p->vm, bytes, KVM_UTIL_MIN_VADDR);
 	*buf = addr_gva2hva(p->vm, l->buf);
 	if (starts)
-		l->starts = vm_vaddr_alloc(p->vm, starts, KVM_UTIL_MIN_VADDR);
+		l->starts = vm_alloc(p->vm, starts, KVM_UTIL_MIN_VADDR);
 	if (lat.xapic)
 		virt_pg_map(p->vm, APIC_DEFAULT_GPA, APIC_DEFAULT_GPA);
 	vm_install_exception_handler(p->vm, LAT_VEC, lat_guest_irq);

@@ -75,7 +75,7 @@ static void *vcpu_thread_fn(void *data)
 	int r;
 
 	if (!p->cfg.unpinned)
-		kvm_pin_this_task_to_pcpu(t->cpu);
+		pin_self_to_cpu(t->cpu);
 	this_run = t->vcpu->run;
 	for (;;) {
 		r = __vcpu_run(t->vcpu);
@@ -113,7 +113,7 @@ static void *host_sender_fn(void *data)
 	struct post_vm *p = t->p;
 	unsigned int i = p->cfg.senders + t->i;
 
-	kvm_pin_this_task_to_pcpu(t->cpu);
+	pin_self_to_cpu(t->cpu);
 	post_sender_run(p->s, i, p->buf[i], send_msi, p, p->s->host_tsc_offset);
 	return NULL;
 }
@@ -155,8 +155,8 @@ static void sender_setup(struct post_vm *p, unsigned int i)
 	snd->nr_vec = per;
 	if (p->cfg.no_samples)
 		return;
-	snd->buf = vm_vaddr_alloc(p->vm, (snd->quota + 1) * sizeof(u32),
-				  KVM_UTIL_MIN_VADDR);
+	snd->buf = vm_alloc(p->vm, (snd->quota + 1) * sizeof(u32),
+			    KVM_UTIL_MIN_VADDR);
 	p->buf[i] = addr_gva2hva(p->vm, snd->buf);
 }
 
@@ -202,7 +202,7 @@ void post_vm_create(struct post_vm *p, const struct post_setup *cfg, u64 pages)
 {
 	struct kvm_vcpu *vcpus[POST_MAX_VCPUS];
 	struct sigaction sa = { .sa_handler = on_signal };
-	vm_vaddr_t gva;
+	gva_t gva;
 	u64 size;
 	int vec;
 
@@ -221,7 +221,7 @@ void post_vm_create(struct post_vm *p, const struct post_setup *cfg, u64 pages)
 				    DATA_SLOT, pages, 0);
 	p->vm->memslots[MEM_REGION_TEST_DATA] = DATA_SLOT;
 
-	gva = vm_vaddr_alloc(p->vm, sizeof(*p->s), KVM_UTIL_MIN_VADDR);
+	gva = vm_alloc(p->vm, sizeof(*p->s), KVM_UTIL_MIN_VADDR);
 	p->s = addr_gva2hva(p->vm, gva);
 	memset(p->s, 0, sizeof(*p->s));
 	shared_setup(p);
@@ -250,7 +250,7 @@ void post_vm_start(struct post_vm *p)
 
 	/* This thread wakes up and prints now and then: not on a sender's CPU. */
 	if (all < nr_cpus)
-		kvm_pin_this_task_to_pcpu(nr_cpus - 1);
+		pin_self_to_cpu(nr_cpus - 1);
 	__atomic_store_n(&stopping, false, __ATOMIC_RELEASE);
 	for (i = 0; i < p->nr_vcpus; i++)
 		start_one(p, &p->t[i], i, vcpu_thread_fn);

@@ -52,9 +52,9 @@ static void hide(struct kvm_vcpu *vcpu)
 static struct apf_abi *setup_abi(struct apf_vm *a, enum abi_case test)
 {
 	struct apf_abi *abi;
-	vm_vaddr_t gva;
+	gva_t gva;
 
-	gva = vm_vaddr_alloc(a->vm, sizeof(*abi), KVM_UTIL_MIN_VADDR);
+	gva = vm_alloc(a->vm, sizeof(*abi), KVM_UTIL_MIN_VADDR);
 	abi = addr_gva2hva(a->vm, gva);
 	memset(abi, 0, sizeof(*abi));
 	write_guest_global(a->vm, apf_abi, (struct apf_abi *)gva);

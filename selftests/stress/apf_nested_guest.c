@@ -162,7 +162,7 @@ static void svm_handle(struct vmcb *vmcb)
 		vmcb->save.rip += HYPERCALL_LEN;
 		break;
 	default:
-		GUEST_FAIL("L2 ended with #VMEXIT %#x", vmcb->control.exit_code);
+		GUEST_FAIL("L2 ended with #VMEXIT %#x", (u32)vmcb->control.exit_code);
 	}
 }
 

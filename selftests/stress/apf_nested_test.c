@@ -39,7 +39,7 @@ static void *kicker_fn(void *data)
 	struct apf_vm *a = data;
 	u64 rnd = rnd_stream(a->cfg.seed, 7), start, ticks;
 
-	kvm_pin_this_task_to_pcpu(1);
+	pin_self_to_cpu(1);
 	while (!__atomic_load_n(&now.stop, __ATOMIC_ACQUIRE)) {
 		start = rdtsc();
 		ticks = rnd_below(&rnd, host_cpu_is_intel ? 60000 : 4000000);
@@ -60,10 +60,10 @@ static bool more(struct apf_vm *a)
 
 static struct apf_nested *setup_nested(struct apf_vm *a, bool vmexits)
 {
-	vm_vaddr_t gva, pages;
+	gva_t gva, pages;
 	struct apf_nested *n;
 
-	gva = vm_vaddr_alloc(a->vm, sizeof(*n), KVM_UTIL_MIN_VADDR);
+	gva = vm_alloc(a->vm, sizeof(*n), KVM_UTIL_MIN_VADDR);
 	n = addr_gva2hva(a->vm, gva);
 	memset(n, 0, sizeof(*n));
 	write_guest_global(a->vm, apf_nested, (struct apf_nested *)gva);

@@ -113,13 +113,13 @@ static void life_create(struct life *l, u64 seed)
 {
 	struct kvm_vcpu *vcpus[LIFE_VCPUS];
 	unsigned int i;
-	vm_vaddr_t gva;
+	gva_t gva;
 
 	memset(l, 0, sizeof(*l));
 	l->rnd = seed;
 	l->nr_vcpus = 1 + rnd_below(&l->rnd, LIFE_VCPUS);
 	l->vm = vm_create_with_vcpus(l->nr_vcpus, life_guest_main, vcpus);
-	gva = vm_vaddr_alloc(l->vm, sizeof(*l->s), KVM_UTIL_MIN_VADDR);
+	gva = vm_alloc(l->vm, sizeof(*l->s), KVM_UTIL_MIN_VADDR);
 	l->s = addr_gva2hva(l->vm, gva);
 	memset(l->s, 0, sizeof(*l->s));
 	l->s->seed = seed;

@@ -376,7 +376,7 @@ static void memory_start(struct memory *t, const char *name,
 	t->hva = mmap(NULL, MEMORY_PAGES * getpagesize(), PROT_READ | PROT_WRITE,
 		      MAP_SHARED, t->fd, 0);
 	post_vm_create(&t->vm, &cfg, sizeof(memory_layout) / getpagesize() + 2);
-	gva = vm_vaddr_alloc(t->vm.vm, sizeof(*t->m), KVM_UTIL_MIN_VADDR);
+	gva = vm_alloc(t->vm.vm, sizeof(*t->m), KVM_UTIL_MIN_VADDR);
 	t->m = addr_gva2hva(t->vm.vm, gva);
 	memset(t->m, 0, sizeof(*t->m));
 	t->m->job = job;

@@ -272,7 +272,7 @@ static void svm_handle(struct nested_shared *n, struct vmcb *vmcb)
 		break;
 	default:
 		GUEST_FAIL("L2 ended with #VMEXIT %#x",
-			   vmcb->control.exit_code);
+			   (u32)vmcb->control.exit_code);
 	}
 }
 

@@ -79,11 +79,11 @@ static bool possible(enum nested_mode mode)
 	return true;
 }
 
-static void *guest_alloc(struct post_vm *p, size_t size, vm_vaddr_t *gva)
+static void *guest_alloc(struct post_vm *p, size_t size, gva_t *gva)
 {
 	void *hva;
 
-	*gva = vm_vaddr_alloc(p->vm, size, KVM_UTIL_MIN_VADDR);
+	*gva = vm_alloc(p->vm, size, KVM_UTIL_MIN_VADDR);
 	hva = addr_gva2hva(p->vm, *gva);
 	memset(hva, 0, size);
 	return hva;
@@ -93,7 +93,7 @@ static struct nested_shared *nested_setup(struct post_vm *p,
 					  enum nested_mode mode)
 {
 	struct nested_shared *n;
-	vm_vaddr_t gva, page;
+	gva_t gva, page;
 	int i;
 
 	n = guest_alloc(p, sizeof(*n), &gva);

@@ -2,12 +2,15 @@
 # In a kernel tree: how the tests of this folder are linked.  Included by the Makefile of
 # tools/testing/selftests/kvm, which the series adds them to.  In this repository
 # bench/build.sh does it.
-MODE := $(OUTPUT)/$(ARCH_DIR)/mode
+MODE_SRC := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
+MODE := $(OUTPUT)/$(MODE_SRC)
 MODE_TESTS := $(filter $(MODE)/%_test, $(TEST_GEN_PROGS))
-MODE_GUESTS := $(patsubst %.c, $(OUTPUT)/%.o, $(wildcard $(ARCH_DIR)/mode/*_guest.c))
+MODE_GUESTS := $(patsubst %.c, $(OUTPUT)/%.o, $(wildcard $(MODE_SRC)/*_guest.c))
 MODE_SHARED := $(addprefix $(MODE)/, stress.o post-vm.o guest.o apf-vm.o apf-guest.o)
 
-$(MODE)/%.o: CFLAGS += -std=gnu11 -DQUIET
+MODE_OLD := $(if $(shell grep -w vm_alloc include/kvm_util.h),,-include $(MODE_SRC)/old-library.h)
+
+$(MODE)/%.o: CFLAGS += -std=gnu11 -DQUIET $(MODE_OLD)
 # Guest code takes interrupts on its own stack, and they save no SSE.
 $(MODE_GUESTS) $(MODE)/guest.o $(MODE)/apf-guest.o: CFLAGS += -mno-red-zone -mgeneral-regs-only
 $(MODE_GUESTS) $(MODE_SHARED): $(OUTPUT)/%.o: %.c

@@ -704,11 +704,11 @@ static void signals_setup(struct rig *r)
 	r->main = pthread_self();
 }
 
-static void *guest_alloc(struct rig *r, size_t size, vm_vaddr_t *gva)
+static void *guest_alloc(struct rig *r, size_t size, gva_t *gva)
 {
 	void *hva;
 
-	*gva = vm_vaddr_alloc(r->vm, size, KVM_UTIL_MIN_VADDR);
+	*gva = vm_alloc(r->vm, size, KVM_UTIL_MIN_VADDR);
 	hva = addr_gva2hva(r->vm, *gva);
 	memset(hva, 0, size);
 	return hva;
@@ -716,7 +716,7 @@ static void *guest_alloc(struct rig *r, size_t size, vm_vaddr_t *gva)
 
 static void shared_setup(struct rig *r, u64 kinds)
 {
-	vm_vaddr_t gva;
+	gva_t gva;
 	int i;
 
 	r->posts = guest_alloc(r, sizeof(*r->posts), &gva);
@@ -756,7 +756,7 @@ static void helpers_start(struct rig *r)
 /* @guest up to its GUEST_SYNC(), with the helpers at work from there on */
 static void rig_start(struct rig *r, void *guest, u64 kinds, u64 pause_us)
 {
-	vm_vaddr_t gva = 0;
+	gva_t gva = 0;
 
 	memset(r, 0, sizeof(*r));
 	r->vm = vm_create_with_one_vcpu(&r->vcpu, guest);
