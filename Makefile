@@ -63,6 +63,7 @@ help:
 	@echo 'make series-check     applies, checks and builds each of them; the last one in other'
 	@echo '                      configurations too, with clang and for other architectures'
 	@echo '                      (PLAIN=tarball: do they apply to this kernel.org release?)'
+	@echo 'make users            is each use of vcpu->mode and each kick of the base listed with its rule?'
 	@echo 'make qemu             QEMU for the svm lab with our patches; make check does that as well'
 	@echo 'make lab-setup        all that the labs need, without running them'
 	@echo 'make readme           the figures of README.md from $(BUILD)/bench/results.json'
@@ -139,6 +140,11 @@ RESULTS = $(firstword $(wildcard $(BUILD)/bench/results.json) docs/results.json)
 series: $(KERNEL)/version
 	@scripts/make-series $(if $(SIGNOFF),--sign-off) $(BASE) $(SOURCE) $(RESULTS) $(BUILD)/series/$(BASE)
 	@ls $(BUILD)/series/$(BASE)/*.patch
+
+# Each use of vcpu->mode and each kick of the base, and its rule.
+.PHONY: users
+users: $(KERNEL)/version
+	@scripts/list-users --check $(BASE) $(SOURCE)
 
 .PHONY: series-check
 series-check: series

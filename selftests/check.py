@@ -808,6 +808,59 @@ def test_series_refused(project):
     need(not [n for n in leftovers(there) if n.startswith("four")], f"left: {leftovers(there)}")
 
 
+def test_users(project):
+    """each use of vcpu->mode and each kick of the base has its rule; one more is noticed"""
+    status, out = command("scripts/list-users", "--check", project.base, project.source)
+    need(status == 0, out)
+    there = project.work / "users"
+    shutil.rmtree(there, ignore_errors=True)
+    for name in ("arch/x86/kvm/i8259.c", "arch/x86/kvm/vmx/vmx.c"):
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(project.source / name, there / name)
+    with (there / "arch/x86/kvm/i8259.c").open("a") as file:
+        file.write("void one_more(struct kvm_vcpu *v)\n{\n\tif (v->mode)\n\t\tkvm_vcpu_kick(v);\n}\n")
+    status, out = command("scripts/list-users", "--check", project.base, there)
+    for words in ("i8259.c one_more kvm_vcpu_kick: 1 here, 0 listed", "i8259.c one_more mode: 1 here",
+                  "lapic.c __apic_accept_irq kvm_vcpu_kick: not here any more"):
+        need(status == 1 and words in out, f"status {status}, not said: {words}: {out[-800:]}")
+    need("i8259.c pic_unlock" not in out and "vmx.c" not in out, f"said of what is as it was: {out}")
+
+
+def bare(path):
+    """C without comments and with any white space."""
+    text = re.sub(r'("(?:\\.|[^"\\\n])*")|/\*.*?\*/|//[^\n]*', lambda m: m[1] or " ",
+                  path.read_text(), flags=re.DOTALL)
+    return text.split()
+
+
+def test_rename(project):
+    """the semantic patch makes the first patch's rename again, but for comments and one macro"""
+    there = project.work / "rename"
+    shutil.rmtree(there, ignore_errors=True)
+    patch = next((ROOT / "patches" / project.base).glob("0001-*.patch"))
+    names = [n for n in re.findall(r"^diff --git a/(\S+)", patch.read_text(), re.MULTILINE)
+             if n.endswith((".c", ".h"))]
+    for folder in ("cocci", "patch"):
+        for name in names:
+            (there / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(project.source / name, there / folder / name)
+    status, out = command("spatch", "--sp-file", "scripts/rename.cocci", "--very-quiet", "--no-includes",
+                          "--in-place", *[there / "cocci" / name for name in names])
+    need(status == 0, out[-800:])
+    header = there / "cocci/include/linux/kvm_host.h"
+    header.write_text(header.read_text().replace("#define KVM_REQ_OUTSIDE_GUEST_MODE",
+                                                 "#define KVM_REQ_OUTSIDE_RUN_LOOP"))
+    # The documentation is not there.
+    command("patch", "-d", there / "patch", "-p1", "--batch", "--forward", "-i", patch)
+    for name in names:
+        need(bare(there / "cocci" / name) == bare(there / "patch" / name), f"{name}: differs")
+        left = re.findall(r"\b(?:OUTSIDE|IN|EXITING)_GUEST_MODE|exiting_guest_mode", (there / "patch" / name).read_text())
+        need(not left, f"{name}: {left} left")
+    missed = there / "cocci" / names[0]
+    missed.write_text(missed.read_text().replace("IN_RUN_LOOP", "IN_GUEST_MODE", 1))
+    need(bare(missed) != bare(there / "patch" / names[0]), "a name that was missed is not noticed")
+
+
 def test_check_modules(project):
     """modules of another kernel, with a symbol's CRC changed, or of another compiler, are refused"""
     there = project.work / "modules"
@@ -937,7 +990,8 @@ TESTS = (
     (test_build_is_clean,), (test_own_files_w1,), (test_entry_assembly,),
     (test_entry_assembly_stock,), (test_entry_order,), (test_static_mutants,), (test_style,),
     (test_litmus,), (test_litmus_named,), (test_spin,),
-    (test_series,), (test_series_refused,), (test_bad_base,), (test_check_modules,),
+    (test_users,), (test_rename,), (test_series,), (test_series_refused,),
+    (test_bad_base,), (test_check_modules,),
     (test_full_disk,),
     (test_no_network,), (test_missing_image,), (test_hang,),
     (test_dead_timer,), (test_killed_emulator,), (test_lab_status, "svm"), (test_posted, "svm"),
