@@ -19,7 +19,7 @@
  * what KVM without the flag does.  May be switched at any moment.
  */
 DEFINE_STATIC_KEY_TRUE(kvm_precise_notify);
-EXPORT_SYMBOL_GPL(kvm_precise_notify);
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_precise_notify);
 
 static int precise_notify_set(const char *val, const struct kernel_param *kp)
 {
@@ -58,5 +58,5 @@ void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen)
 {
 	trace_kvm_mode_notify(vcpu->vcpu_id, seen);
 }
-EXPORT_SYMBOL_GPL(kvm_mode_trace_notify);
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mode_trace_notify);
 EXPORT_TRACEPOINT_SYMBOL_GPL(kvm_mode_notify);

@@ -101,6 +101,21 @@ static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
 }
 
 /*
+ * VM-Enter and VM-Exit without entry assembly of KVM's own, as of TDX's
+ * SEAMCALL: C writes the flag right before and right after the call, to the
+ * same effect.  Ordered by the compiler only, like the writes in assembly.
+ */
+static __always_inline void kvm_mode_guest_enter(struct kvm_vcpu *vcpu)
+{
+	WRITE_ONCE(vcpu->arch.execution_mode, IN_GUEST_MODE);
+}
+
+static __always_inline void kvm_mode_guest_exit(struct kvm_vcpu *vcpu)
+{
+	WRITE_ONCE(vcpu->arch.execution_mode, IN_HOST_MODE);
+}
+
+/*
  * The vCPU leaves the entry path without having entered the guest.  Nothing to
  * order here: until the store is seen, senders notify needlessly.  It must not
  * be left out, though: a sender that sees ENTERING_GUEST_MODE sends an IPI to a

@@ -9,10 +9,10 @@
 
 /*
  * KVM_MODE_VMX_ENTER - the vCPU is in the guest from here on
- * @vmx:	register that holds the struct vcpu_vmx pointer, normally RAX
+ * @vmx:	register that holds the struct vcpu_vmx pointer
  *
  * Call it when every guest register is loaded but the one that holds @vmx.
- * EFLAGS.CF is live (VMLAUNCH or VMRESUME) and stays so.  What may follow is
+ * EFLAGS may be live (VMLAUNCH or VMRESUME) and stay so.  What may follow is
  * the load of that last register, the base's buffer clearing, and VM-Enter.
  *
  * The full barrier that this write does not have was executed in C, between
