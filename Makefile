@@ -13,10 +13,17 @@ DURATION ?= 600
 WHERE ?=
 KTAP ?=
 
-BUILD := build
-DOWNLOADS := $(BUILD)/downloads
-KERNEL := $(BUILD)/kernel/$(BASE)
+# What does not depend on the base is in SHARED; so is everything of the first base.  The
+# programs for L1 are built once, against the first base's selftests library.
+FIRST := 6.12
+SHARED := build
+BUILD := $(SHARED)$(if $(filter-out $(FIRST),$(BASE)),/$(BASE))
+DOWNLOADS := $(SHARED)/downloads
+KERNEL := $(SHARED)/kernel/$(BASE)
 SOURCE := $(KERNEL)/linux-source-$(BASE)
+PROGRAMS := $(SHARED)/kernel/$(FIRST)
+# Other bases are from another suite of Debian and want its compiler and libc.
+ROOT := $(if $(filter-out $(FIRST),$(BASE)),$(KERNEL)/root)
 LABS := svm vmx
 
 export KVM_MODE_START := $(shell date +%s)
@@ -51,6 +58,7 @@ help:
 	@echo 'make ci-kit           $(BUILD)/kvm-mode-ci.tar.gz: what a CI farm (LAVA) runs on its machines'
 	@echo 'make lab              a shell in L1, or RUN="command"; its exit status comes back'
 	@echo '                      (LAB=svm|vmx, KVM=stock|patched)'
+	@echo '                      BASE=7.2 with any of these: on that base, in $(SHARED)/7.2/'
 	@echo 'make modules          $(BUILD)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
 	@echo '                      (KVER=release, as in uname -r)'
 	@echo 'make deb              $(BUILD)/deb/kvm-mode-dkms_VERSION_all.deb: modules through DKMS'
@@ -76,27 +84,33 @@ help:
 deps:
 	@scripts/install-deps
 
-$(KERNEL)/version: scripts/fetch-kernel | deps
-	@$(call step,60,fetch-kernel) "fetch kernel source, image and headers" \
-		scripts/fetch-kernel $(BASE) $(DOWNLOADS) $(KERNEL)
+$(SHARED)/kernel/%/version: scripts/fetch-kernel | deps
+	@$(call step,60,fetch-kernel) "fetch source, image and headers of Linux $*" \
+		scripts/fetch-kernel $* $(DOWNLOADS) $(@D)
+
+$(KERNEL)/root/.done: scripts/make-root scripts/in-root $(KERNEL)/version
+	@scripts/install-deps scripts/packages-root
+	@$(call step,45,root) "make a root to build for Linux $(BASE) in" \
+		scripts/make-root $(KERNEL) $(DOWNLOADS) $(@D)
+	@touch $@
 
 $(DOWNLOADS)/bochs/.done: lab/bochs/fetch.sh | deps
 	@$(call step,15,fetch-bochs) "fetch Bochs and its BIOS" lab/bochs/fetch.sh \
 		$(DOWNLOADS)/bochs $(DOWNLOADS)/bochs
 	@touch $@
 
-$(BUILD)/qemu/.done: lab/qemu/fetch.sh | deps
-	@$(call step,15,fetch-qemu) "provide QEMU" lab/qemu/fetch.sh $(DOWNLOADS)/qemu $(BUILD)/qemu
+$(SHARED)/qemu/.done: lab/qemu/fetch.sh | deps
+	@$(call step,15,fetch-qemu) "provide QEMU" lab/qemu/fetch.sh $(DOWNLOADS)/qemu $(SHARED)/qemu
 	@touch $@
 
 # QEMU with lab/qemu/patches; the svm lab takes it when it is there.
-$(BUILD)/qemu-mended/.done: lab/qemu/build.sh $(wildcard lab/qemu/patches/*) $(BUILD)/qemu/.done
+$(SHARED)/qemu-mended/.done: lab/qemu/build.sh $(wildcard lab/qemu/patches/*) $(SHARED)/qemu/.done
 	@$(call step,330,qemu-mended) "build QEMU, mended" lab/qemu/build.sh \
-		$(DOWNLOADS)/qemu-source $(BUILD)/qemu/share $(BUILD)/qemu-mended
+		$(DOWNLOADS)/qemu-source $(SHARED)/qemu/share $(SHARED)/qemu-mended
 	@touch $@
 
 .PHONY: qemu
-qemu: $(BUILD)/qemu-mended/.done
+qemu: $(SHARED)/qemu-mended/.done
 
 # --- modules ------------------------------------------------------------------
 
@@ -111,9 +125,10 @@ $(BUILD)/tree/%/.done:
 	@scripts/prepare-tree $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
 	@touch $@
 
-$(BUILD)/modules/%/.done: $(BUILD)/tree/%/.done scripts/build-modules $(wildcard selftests/probe/*)
+$(BUILD)/modules/%/.done: $(BUILD)/tree/%/.done scripts/build-modules $(wildcard selftests/probe/*) \
+		$(ROOT:%=%/.done)
 	@$(call step,80,modules-$*) "build $* modules" scripts/build-modules --with-probe \
-		$(BUILD)/tree/$* $$(cat $(KERNEL)/version) $(BUILD)/modules/$*
+		$(ROOT:%=--root %) $(BUILD)/tree/$* $$(cat $(KERNEL)/version) $(BUILD)/modules/$*
 	@touch $@
 
 ifdef KVER
@@ -170,19 +185,27 @@ uninstall:
 SUITES := bookworm trixie
 
 .PHONY: check-install
-check-install: deb qemu $(BUILD)/bin/kvm-mode-bench
+check-install: deb qemu $(SHARED)/bin/kvm-mode-bench
 	@selftests/install.py --build $(BUILD) --suites "$(SUITES)" $(BUILD)/deb/kvm-mode-dkms_*.deb
 
 # --- guests and labs ----------------------------------------------------------
 
-$(BUILD)/bin/kvm-mode-bench: $(wildcard bench/*.c bench/*.h) bench/build.sh $(KERNEL)/version
-	@$(call step,40,bench-program) "build the benchmark program" \
-		bench/build.sh $(SOURCE) $(BUILD)/bin
+# Tools look for all that they need in one folder, which says what base it is for.
+LINKS := $(if $(filter-out $(SHARED),$(BUILD)),$(BUILD)/base)
+$(BUILD)/base:
+	@mkdir -p $(BUILD)/bin
+	@ln -sfn $(addprefix ../,downloads kernel bochs qemu qemu-mended herd7 lava) $(BUILD)/
+	@ln -sfn $(addprefix ../../bin/,kvm-mode-bench stress) $(BUILD)/bin/
+	@echo $(BASE) >$@
 
-$(BUILD)/bin/stress/.done: $(wildcard selftests/stress/*.[ch] selftests/probe/*.h bench/*.[ch]) \
-		bench/build.sh $(KERNEL)/version
+$(SHARED)/bin/kvm-mode-bench: $(wildcard bench/*.c bench/*.h) bench/build.sh $(PROGRAMS)/version
+	@$(call step,40,bench-program) "build the benchmark program" \
+		bench/build.sh $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
+
+$(SHARED)/bin/stress/.done: $(wildcard selftests/stress/*.[ch] selftests/probe/*.h bench/*.[ch]) \
+		bench/build.sh $(PROGRAMS)/version
 	@$(call step,20,stress-tests) "build the stress tests" \
-		bench/build.sh --stress $(SOURCE) $(BUILD)/bin
+		bench/build.sh --stress $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
 	@touch $@
 
 $(BUILD)/bin/selftests/.done: bench/build.sh $(KERNEL)/version
@@ -190,22 +213,22 @@ $(BUILD)/bin/selftests/.done: bench/build.sh $(KERNEL)/version
 		bench/build.sh --selftests $(SOURCE) $(BUILD)/bin
 	@touch $@
 
-$(BUILD)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWNLOADS)/bochs/.done
+$(SHARED)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWNLOADS)/bochs/.done
 	@$(call step,80,bochs) "build Bochs" lab/bochs/build.sh \
-		$(DOWNLOADS)/bochs/bochs_3.0+dfsg.orig.tar.xz $(BUILD)/bochs
-	@cp $(DOWNLOADS)/bochs/*BIOS*-latest $(BUILD)/bochs/
+		$(DOWNLOADS)/bochs/bochs_3.0+dfsg.orig.tar.xz $(SHARED)/bochs
+	@cp $(DOWNLOADS)/bochs/*BIOS*-latest $(SHARED)/bochs/
 	@touch $@
 
 $(BUILD)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
 		$(BUILD)/modules/stock/.done $(BUILD)/modules/patched/.done $(BUILD)/modules/s4/.done \
 		$(BUILD)/modules/unbound/.done \
-		$(BUILD)/bin/kvm-mode-bench $(BUILD)/bin/stress/.done
+		$(SHARED)/bin/kvm-mode-bench $(SHARED)/bin/stress/.done
 	@mkdir -p $(@D)
 	@$(call step,10,initramfs) "make the labs' initramfs" lab/mkinitramfs.py --out $@ \
 		--kernel $(KERNEL)/image --kvm stock=$(BUILD)/modules/stock \
 		--kvm patched=$(BUILD)/modules/patched --kvm s4=$(BUILD)/modules/s4 \
 		--kvm unbound=$(BUILD)/modules/unbound \
-		--add $(BUILD)/bin/kvm-mode-bench:/bin/kvm-mode-bench --add $(BUILD)/bin/stress:/stress
+		--add $(SHARED)/bin/kvm-mode-bench:/bin/kvm-mode-bench --add $(SHARED)/bin/stress:/stress
 
 # What of the distribution's own programs L1 runs.
 $(BUILD)/lab/rt.cpio: lab/mkoverlay.py bench/rt/under-storm.sh | deps
@@ -217,9 +240,9 @@ $(BUILD)/guest/.done: $(wildcard bench/guest/*) lab/mkoverlay.py $(KERNEL)/versi
 	@bench/guest/build.sh $(KERNEL)/image $(BUILD)/guest
 	@touch $@
 
-$(BUILD)/lab/guest.cpio: $(BUILD)/guest/.done $(BUILD)/qemu/.done $(wildcard bench/guest/*.sh)
-	@lab/mkoverlay.py --out $@ --program $(BUILD)/qemu/qemu-system-x86_64 \
-		--add $(BUILD)/qemu/share:/usr/share/qemu --add $(BUILD)/guest:/guest \
+$(BUILD)/lab/guest.cpio: $(BUILD)/guest/.done $(SHARED)/qemu/.done $(wildcard bench/guest/*.sh)
+	@lab/mkoverlay.py --out $@ --program $(SHARED)/qemu/qemu-system-x86_64 \
+		--add $(SHARED)/qemu/share:/usr/share/qemu --add $(BUILD)/guest:/guest \
 		--add bench/guest/boot.sh:/bin/boot.sh --add bench/guest/pressure.sh:/bin/pressure.sh
 
 $(BUILD)/lab/perf.cpio: lab/mkoverlay.py $(wildcard bench/perf/*) | deps
@@ -252,7 +275,7 @@ guest-kit: $(BUILD)/guest/.done
 	@ls $(BUILD)/guest/*
 
 .PHONY: lab-setup
-lab-setup: $(BUILD)/lab/initramfs.cpio $(BUILD)/bochs/.done $(BUILD)/qemu/.done
+lab-setup: $(LINKS) $(BUILD)/lab/initramfs.cpio $(SHARED)/bochs/.done $(SHARED)/qemu/.done
 
 .PHONY: lab
 lab: lab-setup
@@ -261,8 +284,8 @@ lab: export LAB_RUN = $(RUN)
 
 # --- models -------------------------------------------------------------------
 
-$(BUILD)/herd7/.done: models/herd7/fetch.sh lab/private-apt.sh | deps
-	@$(call step,30,herd7) "provide herd7" models/herd7/fetch.sh $(DOWNLOADS)/herd7 $(BUILD)/herd7
+$(SHARED)/herd7/.done: models/herd7/fetch.sh lab/private-apt.sh | deps
+	@$(call step,30,herd7) "provide herd7" models/herd7/fetch.sh $(DOWNLOADS)/herd7 $(SHARED)/herd7
 	@touch $@
 
 # --- for CI farms -------------------------------------------------------------
@@ -270,23 +293,23 @@ $(BUILD)/herd7/.done: models/herd7/fetch.sh lab/private-apt.sh | deps
 STRESS_TESTS := $(patsubst selftests/%.c,%,$(wildcard selftests/stress/*_test.c))
 CI_FILES := kvm-mode.yaml ktap-to-lava.sh README.md
 
-$(BUILD)/kvm-mode-ci.tar.gz: $(CI_FILES:%=bench/ci/%) $(BUILD)/bin/kvm-mode-bench $(BUILD)/bin/stress/.done
+$(BUILD)/kvm-mode-ci.tar.gz: $(CI_FILES:%=bench/ci/%) $(SHARED)/bin/kvm-mode-bench $(SHARED)/bin/stress/.done
 	@tar -czf $@ --owner=0 --group=0 COPYING -C $(CURDIR)/bench/ci $(CI_FILES) \
-		-C $(abspath $(BUILD))/bin kvm-mode-bench $(STRESS_TESTS)
+		-C $(abspath $(SHARED))/bin kvm-mode-bench $(STRESS_TESTS)
 
 .PHONY: ci-kit
 ci-kit: $(BUILD)/kvm-mode-ci.tar.gz
 	@ls -sh $<
 
-$(BUILD)/lava/.done: bench/ci/fetch-lava.sh lab/private-apt.sh | deps
-	@$(call step,10,fetch-lava) "fetch LAVA's schemas" bench/ci/fetch-lava.sh $(DOWNLOADS)/lava $(BUILD)/lava
+$(SHARED)/lava/.done: bench/ci/fetch-lava.sh lab/private-apt.sh | deps
+	@$(call step,10,fetch-lava) "fetch LAVA's schemas" bench/ci/fetch-lava.sh $(DOWNLOADS)/lava $(SHARED)/lava
 	@touch $@
 
 # --- the main job and the tests -----------------------------------------------
 
 .PHONY: bench
-bench: $(if $(filter host,$(WHERE)),deps $(BUILD)/bin/kvm-mode-bench,lab-setup $(BUILD)/lab/rt.cpio $(BUILD)/lab/guest.cpio)
-	@bench/run.py --build $(BUILD) --labs "$(if $(WHERE),$(WHERE),$(LABS))" --seed $(SEED) \
+bench: $(if $(filter host,$(WHERE)),deps $(SHARED)/bin/kvm-mode-bench,lab-setup $(BUILD)/lab/rt.cpio $(BUILD)/lab/guest.cpio)
+	@bench/run.py --build $(BUILD) --base $(BASE) --labs "$(if $(WHERE),$(WHERE),$(LABS))" --seed $(SEED) \
 		$(if $(POSTS),--posts $(POSTS)) $(ktap)
 
 .PHONY: compare
@@ -299,12 +322,12 @@ readme:
 	@bench/readme.py $(BUILD)/bench/results.json
 
 .PHONY: check
-check: lab-setup qemu $(BUILD)/bin/selftests/.done $(BUILD)/herd7/.done $(BUILD)/lab/rt.cpio \
-		$(BUILD)/lab/perf.cpio $(BUILD)/lab/guest.cpio $(BUILD)/lava/.done ci-kit
+check: lab-setup qemu $(BUILD)/bin/selftests/.done $(SHARED)/herd7/.done $(BUILD)/lab/rt.cpio \
+		$(BUILD)/lab/perf.cpio $(BUILD)/lab/guest.cpio $(SHARED)/lava/.done ci-kit
 	@selftests/check.py --build $(BUILD) --base $(BASE)
 
 .PHONY: stress
-stress: $(if $(filter host,$(WHERE)),$(BUILD)/bin/stress/.done,lab-setup qemu)
+stress: $(if $(filter host,$(WHERE)),$(SHARED)/bin/stress/.done,lab-setup qemu)
 	@selftests/stress.py --build $(BUILD) --duration $(DURATION) --seed $(SEED) --kvm $(KVM) \
 		$(if $(WHERE),--where "$(WHERE)",--where "$(LABS)") $(ktap)
 
@@ -317,13 +340,13 @@ $(BUILD)/debug/%/version: lab/debug-kernel/build.sh lab/debug-kernel/common.conf
 		lab/debug-kernel/build.sh $* $(SOURCE) $(@D)
 
 $(BUILD)/debug/%/lab.cpio: $(BUILD)/debug/%/version $(SERIES) scripts/prepare-tree scripts/build-modules \
-		$(wildcard selftests/probe/*) $(BUILD)/bin/stress/.done $(wildcard lab/l1/*)
+		$(wildcard selftests/probe/*) $(SHARED)/bin/stress/.done $(wildcard lab/l1/*)
 	@scripts/prepare-tree patched $(BASE) $(SOURCE) $(@D)/tree
 	@$(call step,150,debug-modules-$*) "build modules for the $* kernel" \
 		scripts/build-modules --with-probe --headers $(@D)/build \
 		$(@D)/tree $$(cat $<) $(@D)/modules
 	@lab/mkinitramfs.py --out $@ --kernel $(@D) --kvm patched=$(@D)/modules \
-		--add $(BUILD)/bin/stress:/stress
+		--add $(SHARED)/bin/stress:/stress
 
 .PHONY: debug-kernel
 debug-kernel: lab-setup qemu $(DEBUG_KERNELS:%=$(BUILD)/debug/%/lab.cpio)
@@ -342,4 +365,4 @@ clean:
 	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name downloads -exec rm -rf {} + 2>/dev/null || true
 
 distclean:
-	@rm -rf $(BUILD)
+	@rm -rf $(SHARED)

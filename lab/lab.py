@@ -56,6 +56,13 @@ class DeadTimer(LabError):
     """A CPU of L1 gets no timer interrupts, before any KVM is loaded."""
 
 
+def base_of(build):
+    """The base kernel that a build folder is for; make writes it down if it is not the first."""
+    with contextlib.suppress(OSError):
+        return (Path(build) / "base").read_text(encoding="ascii").strip()
+    return "6.12"
+
+
 class Options:
     """What a run needs; the command line's names and defaults."""
 
@@ -63,7 +70,7 @@ class Options:
         self.build = Path(given.pop("build", "build")).resolve()
         self.lab = given.pop("lab")
         self.kvm = given.pop("kvm")
-        self.base = given.pop("base", "6.12")
+        self.base = given.pop("base", None) or base_of(self.build)
         self.kernel = Path(given.pop("kernel", None) or
                            self.build / "kernel" / self.base / "image").resolve()
         self.initramfs = Path(given.pop("initramfs", None) or
@@ -306,7 +313,7 @@ def parse(argv):
     parser.add_argument("--build", default="build", help="directory `make lab-setup` filled")
     parser.add_argument("--lab", choices=sorted(EMULATORS), required=True)
     parser.add_argument("--kvm", default="stock", help="module set: stock, patched, …")
-    parser.add_argument("--base", default="6.12", help="kernel that L1 runs")
+    parser.add_argument("--base", help="kernel that L1 runs; default: the one that BUILD is for")
     parser.add_argument("--kernel", help="another kernel: an unpacked linux-image package")
     parser.add_argument("--initramfs", help="L1's initramfs; default: BUILD/lab/initramfs.cpio")
     parser.add_argument("--overlay", action="append", metavar="FILE",

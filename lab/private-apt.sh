@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # An apt state of our own for another suite of Debian, with the host's mirror and
 # keyring: changes nothing in the host's configuration, installs nothing.
-# Sourced by bochs/fetch.sh and qemu/fetch.sh, which provide die().
+# Sourced by the fetch scripts of labs, models and kernels, which provide die().
 
 # The host's first Debian mirror, from either format of sources.
 debian_mirror()
@@ -23,12 +23,21 @@ debian_keyring()
 	die "no Debian keyring: install debian-archive-keyring"
 }
 
-# setup_private_apt STATE SUITE: private_apt works after it, on SUITE only.
+# setup_private_apt STATE SUITE: private_apt works after it, on SUITE only.  The Release file
+# of a suite under development may be past its Valid-Until on a mirror that lags; its
+# signature is checked all the same.
 setup_private_apt()
 {
 	local uri ring type
 
-	private_state=$1
+	private_options=(-o "Dir::State=$1" -o "Dir::State::lists=$1/lists"
+		-o "Dir::State::status=$1/status" -o "Dir::Cache=$1/cache"
+		-o "Dir::Etc::sourcelist=$1/sources.list"
+		-o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null
+		-o Acquire::Languages=none -o APT::Sandbox::User=root)
+	case $2 in
+	forky | sid) private_options+=(-o Acquire::Check-Valid-Until=false) ;;
+	esac
 	uri=$(debian_mirror)
 	[ -n "$uri" ] || die "apt on this host knows no Debian mirror"
 	ring=$(debian_keyring)
@@ -43,11 +52,11 @@ setup_private_apt()
 
 private_apt()
 {
-	local state=$private_state
+	apt-get -qq "${private_options[@]}" "$@"
+}
 
-	apt-get -qq -o Dir::State="$state" -o Dir::State::lists="$state/lists" \
-		-o Dir::State::status="$state/status" \
-		-o Dir::Cache="$state/cache" -o Dir::Etc::sourcelist="$state/sources.list" \
-		-o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null \
-		-o Acquire::Languages=none -o APT::Sandbox::User=root "$@"
+# What the suite has: for questions only.
+private_cache()
+{
+	apt-cache "${private_options[@]}" "$@"
 }
