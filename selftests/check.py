@@ -68,6 +68,8 @@ class Project:
         self.kernel = self.build / "kernel" / args.base
         self.source = self.kernel / f"linux-source-{args.base}"
         self.release = (self.kernel / "version").read_text().strip()
+        root = self.kernel / "root"
+        self.root = ["--root", root] if root.is_dir() else []
         self.work = self.build / "check"
         self.work.mkdir(exist_ok=True)
         self.notes = []
@@ -89,12 +91,15 @@ class Project:
         return tree
 
     def kbuild(self, tree, *targets):
-        return command("make", "-C", f"/lib/modules/{self.release}/build",
-                       f"M={tree}/arch/x86/kvm", "-j2", *targets)
+        if not self.root:
+            return command("make", "-C", f"/lib/modules/{self.release}/build",
+                           f"M={tree}/arch/x86/kvm", "-j2", *targets)
+        return command("scripts/in-root", self.kernel / "root", tree, "make", "-C",
+                       f"/lib/modules/{self.release}/build", "M=/work/arch/x86/kvm", "-j2", *targets)
 
     def modules(self, name, tree):
         out = self.work / f"modules-{name}"
-        status, text = command("scripts/build-modules", tree, self.release, out)
+        status, text = command("scripts/build-modules", *self.root, tree, self.release, out)
         need(status == 0, text[-2000:])
         return out
 

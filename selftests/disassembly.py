@@ -375,13 +375,14 @@ class Walker:
     def compare(self, insn, regs, outcome, assume):
         """What is known of the flags behind @insn."""
         if insn.jumps or insn.is_any(*KEEPS_FLAGS):
-            return outcome
+            written = {FULL.get(operand) for operand in insn.operands} if not insn.jumps else ()
+            return None if outcome and outcome[0] == "unknown" and outcome[1] in written else outcome
         if not (insn.compares() or insn.is_any("and")) or len(insn.operands) != 2:
             return None
         first, second = insn.operands
         known = self.known(insn, second, regs, assume)
         if known is None:
-            return None
+            return self.compared(insn, regs)
         if first == second:
             return ("zero", False) if known == "nonzero" or known[1] else (
                 ("zero", True) if known[0] == ~0 else None)
@@ -398,6 +399,23 @@ class Walker:
         if value & mask & number:
             return "zero", False
         return ("zero", True) if number & ~mask == 0 else None
+
+    def compared(self, insn, regs):
+        """An unknown register against a constant: if they are equal, it is known then."""
+        first, second = insn.operands
+        register = FULL.get(second)
+        if (insn.name.startswith("cmp") and not insn.access() and first.startswith("$") and
+                register and not regs.get(register) and int(first[1:], 0) in CONSTANTS and
+                second[1:] in (register, LOW[register].split()[0])):
+            return "unknown", register, int(first[1:], 0)
+        return None
+
+    @staticmethod
+    def learn(after, condition, outcome, taken):
+        """The registers behind a jump on equality with a constant."""
+        if outcome and outcome[0] == "unknown" and condition == ("je" if taken else "jne"):
+            return after | {(outcome[1], ("const", outcome[2]))}
+        return after
 
     # --- paths --------------------------------------------------------------
 
@@ -431,10 +449,11 @@ class Walker:
             # A jump label may be a jump now and a NOP later, or the reverse.
             always = insn.name == "jmp" and place not in self.program.more
             taken = always or settle(insn.name, flags)
-            if taken is not False:
-                targets.append((insn.target, stack))
-            if taken is not True:
-                targets.append((fall, stack))
+            ways = [(insn.target, True)] if taken is not False else []
+            ways += [(fall, False)] if taken is not True else []
+            return [(t, after, flags, s) for t, s in targets if t in self.program.insns] + [
+                (t, self.learn(after, insn.name, flags, to), flags, stack)
+                for t, to in ways if t in self.program.insns]
         else:
             targets.append((fall, stack))
         return [(t, after, flags, s) for t, s in targets if t in self.program.insns]

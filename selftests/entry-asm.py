@@ -16,6 +16,8 @@ SYMBOL = re.compile(r"^([0-9a-f]+) <([^>]+)>:$")
 # Loads of guest registers, and what the base kernel's mitigations leave behind
 # once the alternatives are patched: NOPs or a VERW.
 RESTORE = re.compile(r"^mov\s+-?(0x)?[0-9a-f]*\(%r\w+\),%r\w+$")
+# Whether to VMLAUNCH or VMRESUME: asked of @flags on the stack there, or in EFLAGS already.
+LAUNCH = re.compile(r"^testl\s+\$0x1,\(%rsp\)$")
 MITIGATION = re.compile(r"^(nop\w*|xchg\s+%ax,%ax|verw|data16|cs nop\w*)\b")
 
 
@@ -86,8 +88,8 @@ class Checker:
         for i in range(writes[0] + 1, max(entries)):
             text = self.code.text(i)
             after_entry = i > min(entries) and text.startswith("jmp")
-            branch = re.match(r"^(jae|jnc)\b", text) and self.code.target(i) in entries
-            if not (RESTORE.match(text) or MITIGATION.match(text) or branch or
+            branch = re.match(r"^(jae|jnc|je|jz)\b", text) and self.code.target(i) in entries
+            if not (RESTORE.match(text) or MITIGATION.match(text) or LAUNCH.match(text) or branch or
                     i in entries or after_entry):
                 self.fail(f"{func}: '{text}' between IN_GUEST_MODE and VM-Enter")
 

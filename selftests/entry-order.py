@@ -23,7 +23,10 @@ from disassembly import Layout, Program, Walker, run
 
 RUN, SYNC = "call __SCT__kvm_x86_vcpu_run", "call __SCT__kvm_x86_sync_pir_to_irr"
 ELIDE, SHOULD_KICK = "call kvm_arch_elide_kick", "call kvm_arch_vcpu_should_kick"
-WAKE, KICK = "call kvm_vcpu_wake_up", "call kvm_vcpu_kick"
+WAKE = "call kvm_vcpu_wake_up"
+# Some bases have both, the first one inline.
+KICKS = ("kvm_vcpu_kick", "__kvm_vcpu_kick")
+KICK = {f"call {name}" for name in KICKS}
 SEND_IPI, SEND_IPI_MASK = "call *send_IPI", "call __SCT__apic_call_send_IPI_mask"
 DOORBELL = "call avic_ring_doorbell"
 
@@ -113,6 +116,16 @@ class Build:
         for name, (struct, *members) in extra.items():
             layout.field(name, "vcpu", *self.member(struct, *members))
         return layout
+
+    def with_pid(self):
+        """The posted-interrupt descriptor; some bases share it with TDX, in vcpu_vt."""
+        for way in (("pi_desc",), ("vt", "pi_desc")):
+            try:
+                return self.layout(control=("vcpu_vmx", *way, "control"),
+                                   pir=("vcpu_vmx", *way, "pir"))
+            except Wrong as error:
+                missing = error
+        raise missing
 
     def with_apic(self, layout):
         layout.pointer("vcpu", self.member("kvm_vcpu", "arch", "apic")[0], "apic")
@@ -301,9 +314,24 @@ def should_kick(build, program):
 
 def kick_order(build, program):
     """kvm_vcpu_kick(): the mode is moved ahead of the look at the flag"""
-    paths = Paths(program, build.layout(), KICK.split()[1], VCPU)
+    paths = kick_paths(build, program)
     paths.between([paths.walker.start], {SHOULD_KICK, "locked mode"},
                   paths.have({ELIDE}) | {"read flag"})
+
+
+def kick_wait(build, program):
+    """kvm_vcpu_kick(): no elision for a kicker that waits, where there are such"""
+    paths = kick_paths(build, program)
+    paths.need({ELIDE})
+    if re.search(r"__kvm_vcpu_kick\([^)]*\bwait\)", build.header("include/linux/kvm_host.h")):
+        paths.between([paths.walker.start], set(), {ELIDE}, {"wait": (0xff, 1)})
+
+
+def kick_paths(build, program):
+    layout = build.layout()
+    layout.field("wait", "arguments", 0, 1)
+    name = next(filter(program.function, KICKS), None)
+    return Paths(program, layout, name, VCPU | {"rsi": ("load", "wait")})
 
 
 def request_paths(build, program):
@@ -340,7 +368,7 @@ def elide_callers(build, program):
     owners = {program.owner(i.place) for i in program.calls(ELIDE.split()[1])}
     if not owners:
         raise Wrong("nobody elides kicks")
-    if owners - {"kvm_vcpu_kick", "kvm_make_vcpu_request"}:
+    if owners - {*KICKS, "kvm_make_vcpu_request"}:
         raise Wrong(f"kicks are elided in {owners}, which no check knows")
 
 
@@ -366,13 +394,13 @@ def block_barrier(build, program):
 def vmx_paths(build, program):
     if build.member("vcpu_vmx", "vcpu")[0]:
         raise Wrong("struct vcpu_vmx does not begin with the vCPU")
-    layout = build.with_apic(build.layout(control=("vcpu_vmx", "pi_desc", "control"),
-                                          pir=("vcpu_vmx", "pi_desc", "pir")))
+    layout = build.with_apic(build.with_pid())
     layout.variable("apic", "driver")
     layout.field("send_IPI", "driver", *build.member("apic", "send_IPI"))
     return Paths(program, layout, "vmx_deliver_interrupt", {"rdi": ("apic", 0)},
                  ("vmx_deliver_posted_interrupt", "vmx_deliver_nested_posted_interrupt",
-                  "kvm_vcpu_trigger_posted_interrupt", "vmx_send_posted_interrupt_ipi"))
+                  "__vmx_deliver_posted_interrupt", "kvm_vcpu_trigger_posted_interrupt",
+                  "vmx_send_posted_interrupt_ipi"))
 
 
 def vmx_pir_first(build, program):
@@ -399,10 +427,10 @@ def notifies(build, paths, send):
     looks = paths.need({"read flag"})
     paths.need({"return"})
     for name in ("ENTERING_GUEST_MODE", "IN_GUEST_MODE"):
-        paths.between(looks, paths.have(send) | {KICK}, {"return"},
+        paths.between(looks, paths.have(send) | KICK, {"return"},
                       {"flag": (~0, build.flag(name))})
     idle = {"flag": (~0, build.flag("IN_HOST_MODE")), "mode": (~0, build.mode("OUTSIDE_RUN_LOOP"))}
-    paths.between(looks, paths.have({WAKE}) | {KICK}, {"return"}, idle)
+    paths.between(looks, paths.have({WAKE}) | KICK, {"return"}, idle)
 
 
 def vmx_notifies(build, program):
@@ -412,9 +440,7 @@ def vmx_notifies(build, program):
 
 def vmx_on_first(build, program):
     """vmx_sync_pir_to_irr() clears PID.ON by a locked RMW ahead of the look at the PIR"""
-    layout = build.layout(control=("vcpu_vmx", "pi_desc", "control"),
-                          pir=("vcpu_vmx", "pi_desc", "pir"))
-    paths = Paths(program, layout, "vmx_sync_pir_to_irr", VCPU)
+    paths = Paths(program, build.with_pid(), "vmx_sync_pir_to_irr", VCPU)
     paths.between([paths.walker.start], paths.have({"locked control"}),
                   paths.have({"call kvm_apic_update_irr"}) | {"read pir"})
 
@@ -453,16 +479,17 @@ def svm_notifies(build, program):
 
 
 def svm_way_out(build, program):
-    """svm_vcpu_run() always enters"""
+    """svm_vcpu_run() without an entry, where it has such: past IN_HOST"""
     paths = Paths(program, build.layout(), "svm_vcpu_run", VCPU)
-    paths.between([paths.walker.start], paths.have({"call svm_vcpu_enter_exit"}),
+    host = {f"flag={build.flag('IN_HOST_MODE')}"}
+    paths.between([paths.walker.start], paths.have({"call svm_vcpu_enter_exit"}) | host,
                   paths.have({"return"}))
 
 
 CHECKS = {
     "x86.o": (entry_mode_first, entry_announced, entry_barrier, fastpath_announced,
               fastpath_barrier, exit_request_mode, exit_request_requests, bail_out, should_kick),
-    "kvm_main.o": (kick_order, request_order, request_published, request_wait, elide_callers,
+    "kvm_main.o": (kick_order, kick_wait, request_order, request_published, request_wait, elide_callers,
                    block_barrier),
     "elide.o": (elide_reads_flag,),
     "vmx.o": (vmx_pir_first, vmx_post_first, vmx_look_first, vmx_notifies, vmx_on_first,

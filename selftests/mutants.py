@@ -131,8 +131,8 @@ def dynamic_image(project, say):
         say(f"build modules of mutant {n} of {len(DYNAMIC)}: {mutant}")
         tree = mutants.become(mutant)
         out = project.work / f"modules-{mutant}"
-        status, text = project.command("scripts/build-modules", "--with-probe", tree,
-                                       project.release, out)
+        status, text = project.command("scripts/build-modules", "--with-probe", *project.root,
+                                       tree, project.release, out)
         if status:
             raise RuntimeError(f"{mutant} does not build: {text[-2000:]}")
         sets[mutant] = out
