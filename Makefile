@@ -153,8 +153,8 @@ RESULTS = $(firstword $(wildcard $(BUILD)/bench/results.json) docs/results.json)
 
 .PHONY: series
 series: $(KERNEL)/version
-	@scripts/make-series $(if $(SIGNOFF),--sign-off) $(BASE) $(SOURCE) $(RESULTS) $(BUILD)/series/$(BASE)
-	@ls $(BUILD)/series/$(BASE)/*.patch
+	@scripts/make-series $(if $(SIGNOFF),--sign-off) $(BASE) $(SOURCE) $(RESULTS) $(SHARED)/series/$(BASE)
+	@ls $(SHARED)/series/$(BASE)/*.patch
 
 # Each use of vcpu->mode and each kick of the base, and its rule.
 .PHONY: users
@@ -165,7 +165,7 @@ users: $(KERNEL)/version
 series-check: series
 	@scripts/install-deps scripts/packages-series
 	@scripts/series-check $(if $(PLAIN),--plain $(PLAIN)) $(BASE) $(SOURCE) \
-		$(BUILD)/series/$(BASE) $(BUILD)/series-check/$(BASE)
+		$(SHARED)/series/$(BASE) $(SHARED)/series-check/$(BASE)
 
 # --- packages -------------------------------------------------------------------
 

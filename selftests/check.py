@@ -434,13 +434,13 @@ def test_whole_vm(project):
 
 def test_pressure(project):
     """a whole VM whose memory is swapped out all the time computes right (svm lab)"""
-    done = lab.run("svm", "patched", "pressure.sh /guest 128 64 1 2 400; echo STATUS $?",
+    done = lab.run("svm", "patched", "pressure.sh /guest 128 64 4 2 400; echo STATUS $?",
                    build=project.build, timeout=600, hang=400,
                    overlay=[project.build / "lab/guest.cpio"], log=project.log("svm-pressure"))
     text = "\n".join(done.lines)
     need("STATUS 0" in text and not done.warnings, text[-1500:] + str(done.warnings))
     found = json.loads(re.search(r"^memory (.*)$", text, re.MULTILINE)[1])
-    need(found["visited"] == 16384 and not found["wrong"], f"{found}")
+    need(found["visited"] == 4 * 16384 and not found["wrong"], f"{found}")
     events = {name: int(n) for name, n in re.findall(r"^(kvm_async_pf_\w+) (\d+)$", text,
                                                      re.MULTILINE)}
     # Each vCPU gets a token that wakes all when it enables the mechanism.
