@@ -82,11 +82,12 @@ static void *vcpu_thread_fn(void *data)
 		if (r && errno != EINTR)
 			die("%s: KVM_RUN of vCPU %u failed: %s", p->cfg.name,
 			    t->vcpu->id, strerror(errno));
+		/* Whoever sees returned() may send a signal, which sets it again. */
+		WRITE_ONCE(this_run->immediate_exit, 0);
 		if (p->cfg.returned)
 			p->cfg.returned(p, t->i);
 		if (!r && !vcpu_exit_check(p, t->i))
 			break;
-		WRITE_ONCE(this_run->immediate_exit, 0);
 		if (r && __atomic_load_n(&stopping, __ATOMIC_ACQUIRE))
 			break;
 	}
