@@ -38,7 +38,7 @@ WantedBy=graphical.target multi-user.target
 RUN = """#!/bin/bash
 say() { sed 's/^/REHEARSAL /' >/dev/ttyS0; }
 exec </dev/null
-for _ in $(seq 60); do [ ! -e /sys/module/kvm_amd ] || break; sleep 1; done
+for _ in $(seq 60); do [ ! -e /dev/kvm ] || break; sleep 1; done
 echo "kernel $(uname -r)" | say
 { kvm-mode status; echo "status $?"; } 2>&1 | say
 # With gaps in which the target computes on a slow machine, too.
