@@ -42,11 +42,14 @@ def lab_text(name, entry):
     return "\n".join(parts)
 
 
-def figures(results):
+def figures(results, base):
+    kernel = results["versions"]["kernel"]
+    other = "" if kernel.startswith(f"{base}.") else \
+        f" That is another base than the one of these patches (make bench BASE={base})."
     summary = "\n\n".join(textwrap.fill(line, WIDTH) for line in report.summary(results))
     made = textwrap.fill(
-        f"make bench of kvm-mode {results['versions']['kvm_mode']}, Linux "
-        f"{results['versions']['kernel']}, seed {results['seed']}:", WIDTH)
+        f"make bench of kvm-mode {results['versions']['kvm_mode']}, Linux {kernel}, seed "
+        f"{results['seed']}.{other}", WIDTH)
     return "\n\n".join([made, summary, *(lab_text(*lab) for lab in results["labs"].items())])
 
 
@@ -73,7 +76,7 @@ def main():
         return 2
     lines = (ROOT / "patches/cover").read_text().splitlines(keepends=True)
     text = "".join(line for line in lines if not line.startswith("#")).lstrip("\n")
-    print(text.replace("@BASE@", args.base).replace("@FIGURES@", figures(results))
+    print(text.replace("@BASE@", args.base).replace("@FIGURES@", figures(results, args.base))
           .replace("@UNTESTED@", untested()), end="")
     return 0
 
