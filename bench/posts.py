@@ -11,7 +11,7 @@ from progress import Cells, align, clock, say
 from variants import VARIANTS as KVMS, Switcher
 
 VARIANTS = ("stock", "patched", "patched_off")      # what the tests compare
-BAD = ("lost", "late", "doubled")
+BAD = ("lost", "late", "doubled", "stalled")
 # what KTAP gives of a run, and its unit
 FIGURES = {"notify_sent": "events", "notify_elided": "events", "notify_spurious": "interrupts",
            "kick_ipi_sent": "IPIs", "exits": "exits", "latency_p50": "ticks",
@@ -92,7 +92,7 @@ def per_million(cell, metric):
 
 
 def guarantees(name, cells):
-    """Nothing lost, late or doubled, in any workload and variant."""
+    """Nothing lost, late or doubled, and no sender gave up, in any workload and variant."""
     return [f"{name} {workload} {variant}: {metric} {cell[metric]}"
             for workload, by_variant in cells.items()
             for variant, cell in by_variant.items() if variant not in PEERS
