@@ -74,13 +74,20 @@ class Svm:
         share = qemu_folder(self.options.build) / "share"
         firmware = ["-L", str(share)] if share.is_dir() else []
         return [self._binary(), *firmware, "-M", "q35", *self._accelerator(),
-                "-cpu", "EPYC,+svm,+npt", "-smp", str(self.options.cpus),
+                *self._cpu(), "-smp", str(self.options.cpus),
                 "-m", str(self.options.mem or self.default_mem),
                 "-nodefaults", "-display", "none", "-no-reboot",
                 "-qmp", "unix:qmp,server=on,wait=off",    # in self.work; a full path can be too long
                 "-serial", "stdio" if serial is None else serial,
                 "-kernel", str(kernel), "-initrd", str(initrd),
                 "-append", f"{COMMON_CMDLINE} lab.emulator=qemu {cmdline}"]
+
+    def _cpu(self):
+        if not self.options.avic:
+            return ["-cpu", "EPYC,+svm,+npt"]
+        if qemu_folder(self.options.build).name != "qemu-mended":
+            raise LabError("only QEMU with our patches has AVIC: run `make qemu`")
+        return ["-cpu", "EPYC,+svm,+npt,+avic", "-device", "avic-counters"]
 
     def _accelerator(self):
         if not self.options.icount:
