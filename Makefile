@@ -57,7 +57,7 @@ help:
 	@echo '                      (DURATION=600 seconds each, DEBUG_KERNELS="kasan kcsan")'
 	@echo 'make ci-kit           $(BUILD)/kvm-mode-ci.tar.gz: what a CI farm (LAVA) runs on its machines'
 	@echo 'make lab              a shell in L1, or RUN="command"; its exit status comes back'
-	@echo '                      (LAB=svm|vmx, KVM=stock|patched)'
+	@echo '                      (LAB=svm|avic|vmx, KVM=stock|patched)'
 	@echo '                      BASE=7.2 with any of these: on that base, in $(SHARED)/7.2/'
 	@echo 'make modules          $(BUILD)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
 	@echo '                      (KVER=release, as in uname -r)'
@@ -308,7 +308,8 @@ $(SHARED)/lava/.done: bench/ci/fetch-lava.sh lab/private-apt.sh | deps
 # --- the main job and the tests -----------------------------------------------
 
 .PHONY: bench
-bench: $(if $(filter host,$(WHERE)),deps $(SHARED)/bin/kvm-mode-bench,lab-setup $(BUILD)/lab/rt.cpio $(BUILD)/lab/guest.cpio)
+bench: $(if $(filter host,$(WHERE)),deps $(SHARED)/bin/kvm-mode-bench,lab-setup $(BUILD)/lab/rt.cpio $(BUILD)/lab/guest.cpio) \
+		$(if $(filter avic,$(WHERE) $(LABS)),qemu)
 	@bench/run.py --build $(BUILD) --base $(BASE) --labs "$(if $(WHERE),$(WHERE),$(LABS))" --seed $(SEED) \
 		$(if $(POSTS),--posts $(POSTS)) $(ktap)
 

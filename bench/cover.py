@@ -21,8 +21,9 @@ from progress import align  # noqa: E402
 
 WIDTH = 72
 VARIANTS = ("stock", "patched")
+NOTIFIED = ("workload", "variant", "posted", "lost", "notify", "elided", "spurious")
 POSTS = {"svm": ("workload", "variant", "posted", "lost", "late", "kick IPIs"),
-         "vmx": ("workload", "variant", "posted", "lost", "notify", "elided", "spurious")}
+         "vmx": NOTIFIED, "avic": NOTIFIED}
 APF = ("target, at once", "variant", "events", "lost", "exits/event", "forced exits")
 
 

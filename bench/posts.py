@@ -24,10 +24,13 @@ LABS = {
     # An exit costs QEMU hundreds of microseconds; shorter gaps would only queue.
     "svm": {"posts": 4000, "extra": "--gap 0:4000000 --exit-gap 200000",
             "expect": 120, "hang": 120},
+    # The target computes for longer than QEMU takes for VMRUN and #VMEXIT, mostly.
+    "avic": {"posts": 4000, "extra": "--gap 0:4000000 --exit-gap 200000 --lab-counters 0x8a20",
+             "expect": 180, "hang": 120},
     "vmx": {"posts": 60000, "extra": "--lab-counters 0x8a20", "expect": 420, "hang": 300},
 }
 
-# Bounds of the comparison in the vmx lab, where notifications are IPIs.
+# Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
 SPURIOUS_RATIO = 0.25       # patched to stock, per posted interrupt
 SPURIOUS_WORKLOADS = ("exits", "mixed")
 OFF_TOLERANCE = 0.10        # patched_off to stock
@@ -81,10 +84,19 @@ def arrange(name, collector, workloads, variants):
 
 
 def fill_in(cell):
-    """On stock KVM, which counts no notifications, take the emulator's count."""
-    emulator = cell.get("emulator")
-    if cell.get("notify_sent") is None and emulator:
-        cell["notify_sent"] = emulator["vectors"]["0xf2"]["sent"]
+    """What KVM does not count is taken from the emulator: on stock, notifications; wasted
+    doorbells anywhere."""
+    seen = notifications(cell)
+    if seen and cell.get("notify_sent") is None:
+        cell["notify_sent"] = seen["sent"]
+    if seen and cell.get("notify_spurious") is None:
+        cell["notify_spurious"] = seen["recv_host"]
+
+
+def notifications(cell):
+    """The emulator's counts of posted interrupts' IPIs, or of doorbells; None without such."""
+    emulator = cell.get("emulator") or {}
+    return emulator.get("doorbell") or emulator.get("vectors", {}).get("0xf2")
 
 
 def per_million(cell, metric):
@@ -111,36 +123,43 @@ class Bound(NamedTuple):
 
 
 def bounds(name, cells):
-    """[Bound]; only the vmx lab's figures are not the machine's below."""
-    return comparison(cells) if name == "vmx" else []
-
-
-def comparison(cells):
-    """[Bound] that the vmx lab has to show."""
+    """[Bound]; only the vmx lab's ticks are not those of the machine below."""
     found = []
     for workload, cell in cells.items():
-        if not set(VARIANTS) <= set(cell):
-            continue
-        spurious = {v: per_million(cell[v], "notify_spurious") for v in VARIANTS}
-        rate = {v: cell[v]["posted"] / cell[v]["ticks"] for v in VARIANTS}
-        if workload in SPURIOUS_WORKLOADS:
-            ratio = spurious["patched"] / max(spurious["stock"], 1)
-            found.append(Bound(ratio <= SPURIOUS_RATIO,
-                               f"{workload}: spurious notifications per post, patched/stock",
-                               ratio, f"at most {SPURIOUS_RATIO}"))
-            off = spurious["patched_off"] / max(spurious["stock"], 1)
-            found.append(Bound(abs(off - 1) <= OFF_TOLERANCE,
-                               f"{workload}: the same, patched_off/stock", off,
-                               f"within {OFF_TOLERANCE:.0%} of 1"))
-        speed = rate["patched"] / rate["stock"]
-        found.append(Bound(speed >= 1 - RATE_TOLERANCE,
-                           f"{workload}: posts per tick, patched/stock", speed,
-                           f"at least {1 - RATE_TOLERANCE}"))
-        cost = cell["patched"]["send_mean"] / cell["stock"]["send_mean"]
-        found.append(Bound(cost <= 1 + RATE_TOLERANCE,
-                           f"{workload}: ticks that a sender spends in its ICR write, "
-                           "patched/stock", cost, f"at most {1 + RATE_TOLERANCE}"))
+        if name in ("vmx", "avic") and set(VARIANTS) <= set(cell):
+            found += wasted(workload, cell, name == "vmx")
+        if name == "vmx" and set(VARIANTS) <= set(cell):
+            found += speed_of(workload, cell)
     return found
+
+
+def wasted(workload, cell, with_off):
+    """[Bound] of spurious notifications."""
+    if workload not in SPURIOUS_WORKLOADS:
+        return []
+    spurious = {v: per_million(cell[v], "notify_spurious") for v in VARIANTS}
+    ratio = spurious["patched"] / max(spurious["stock"], 1)
+    found = [Bound(ratio <= SPURIOUS_RATIO,
+                   f"{workload}: spurious notifications per post, patched/stock",
+                   ratio, f"at most {SPURIOUS_RATIO}")]
+    off = spurious["patched_off"] / max(spurious["stock"], 1)
+    if with_off:
+        found.append(Bound(abs(off - 1) <= OFF_TOLERANCE,
+                           f"{workload}: the same, patched_off/stock", off,
+                           f"within {OFF_TOLERANCE:.0%} of 1"))
+    return found
+
+
+def speed_of(workload, cell):
+    """[Bound] of posts per tick, and of ticks per post."""
+    rate = {v: cell[v]["posted"] / cell[v]["ticks"] for v in VARIANTS}
+    speed = rate["patched"] / rate["stock"]
+    cost = cell["patched"]["send_mean"] / cell["stock"]["send_mean"]
+    return [Bound(speed >= 1 - RATE_TOLERANCE, f"{workload}: posts per tick, patched/stock", speed,
+                  f"at least {1 - RATE_TOLERANCE}"),
+            Bound(cost <= 1 + RATE_TOLERANCE,
+                  f"{workload}: ticks that a sender spends in its ICR write, patched/stock", cost,
+                  f"at most {1 + RATE_TOLERANCE}")]
 
 
 def cases(name, cells):
@@ -162,13 +181,14 @@ def remainder(cells):
     found = []
     for workload, by_variant in cells.items():
         for variant, cell in by_variant.items():
-            ipi = (cell.get("emulator") or {}).get("vectors", {}).get("0xf2")
-            if not ipi or not ipi["recv_host"]:
+            seen = notifications(cell)
+            if not seen or not seen["recv_host"]:
                 continue
-            found.append(f"{workload} {variant}: {ipi['recv_host']:,} of {ipi['sent']:,} taken "
-                         f"by the host: {ipi['recv_host_sent_in_guest']:,} sent while the "
-                         f"target was in the guest, {ipi['recv_host_sent_in_host']:,} sent up "
-                         f"to {ipi['exit_to_send_max']:,} ticks after it had left")
+            after = f"up to {seen['exit_to_send_max']:,} ticks " if "exit_to_send_max" in seen else ""
+            found.append(f"{workload} {variant}: {seen['recv_host']:,} of {seen['sent']:,} taken "
+                         f"by the host: {seen['recv_host_sent_in_guest']:,} sent while the "
+                         f"target was in the guest, {seen['recv_host_sent_in_host']:,} sent "
+                         f"{after}after it had left")
     return found
 
 

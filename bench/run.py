@@ -48,13 +48,14 @@ OTHERS = {
 
 
 def emulator_name(name, build):
-    if name == "svm":
+    if name != "vmx":
         folder = emulators.qemu_folder(build)
         text = subprocess.run([folder / "qemu-system-x86_64", "--version"],
                               capture_output=True, text=True).stdout
         version = re.search(r"version (\S+)", text)
         mended = ", mended" if folder.name == "qemu-mended" else ""
-        return f"QEMU {version[1] if version else '?'}{mended}, TCG, SVM without AVIC"
+        avic = "with" if name == "avic" else "without"
+        return f"QEMU {version[1] if version else '?'}{mended}, TCG, SVM {avic} AVIC"
     patches = len(list((ROOT / "lab/bochs/patches").glob("*.patch")))
     return f"Bochs 3.0 with {patches} patches, VMX with posted interrupts"
 
@@ -162,7 +163,7 @@ def paged(name, args, out):
 
 # What runs beside what: the vmx lab's emulator has one thread.
 JOBS = {"vmx": ((posted, grown, paged), (timed, others)), "svm": ((posted, timed, others, paged),),
-        "host": ((posted, timed),)}
+        "avic": ((posted,),), "host": ((posted, timed),)}
 
 
 def peak_mib():

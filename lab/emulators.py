@@ -55,6 +55,8 @@ class Svm:
 
     name = "qemu"
     default_mem = 2048
+    cpu = ("-cpu", "EPYC,+svm,+npt")
+    kvm_parameters = ""
 
     def __init__(self, options, work):
         self.options, self.work = options, work
@@ -74,20 +76,13 @@ class Svm:
         share = qemu_folder(self.options.build) / "share"
         firmware = ["-L", str(share)] if share.is_dir() else []
         return [self._binary(), *firmware, "-M", "q35", *self._accelerator(),
-                *self._cpu(), "-smp", str(self.options.cpus),
+                *self.cpu, "-smp", str(self.options.cpus),
                 "-m", str(self.options.mem or self.default_mem),
                 "-nodefaults", "-display", "none", "-no-reboot",
                 "-qmp", "unix:qmp,server=on,wait=off",    # in self.work; a full path can be too long
                 "-serial", "stdio" if serial is None else serial,
                 "-kernel", str(kernel), "-initrd", str(initrd),
                 "-append", f"{COMMON_CMDLINE} lab.emulator=qemu {cmdline}"]
-
-    def _cpu(self):
-        if not self.options.avic:
-            return ["-cpu", "EPYC,+svm,+npt"]
-        if qemu_folder(self.options.build).name != "qemu-mended":
-            raise LabError("only QEMU with our patches has AVIC: run `make qemu`")
-        return ["-cpu", "EPYC,+svm,+npt,+avic", "-device", "avic-counters"]
 
     def _accelerator(self):
         if not self.options.icount:
@@ -104,11 +99,24 @@ class Svm:
         return monitor.cpus(self.work, "qmp", self.options.cpus)
 
 
+class Avic(Svm):
+    """The same, a CPU with AVIC (docs/avic.md), and KVM is told to use it."""
+
+    cpu = ("-cpu", "EPYC,+svm,+npt,+avic", "-device", "avic-counters")
+    kvm_parameters = "avic=1"
+
+    def _binary(self):
+        if qemu_folder(self.options.build).name != "qemu-mended":
+            raise LabError("only QEMU with our patches has AVIC: run `make qemu`")
+        return super()._binary()
+
+
 class Vmx:
     """Bochs with emulated VMX, APICv and posted interrupts; one thread."""
 
     name = "bochs"
     default_mem = 2048
+    kvm_parameters = ""
 
     def __init__(self, options, work):
         self.options, self.work = options, work
@@ -182,4 +190,4 @@ class Vmx:
         return []
 
 
-EMULATORS = {"svm": Svm, "vmx": Vmx}
+EMULATORS = {"svm": Svm, "avic": Avic, "vmx": Vmx}

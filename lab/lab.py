@@ -81,7 +81,6 @@ class Options:
         self.quantum = given.pop("quantum", 16)
         self.icount = given.pop("icount", False)
         self.trace = given.pop("trace", None)
-        self.avic = given.pop("avic", False)
         self.append = given.pop("append", "")
         self.timeout = given.pop("timeout", None)
         self.hang = given.pop("hang", None)
@@ -179,9 +178,9 @@ class Run:
                     *(path.read_bytes() for path in opts.overlays)]
         if self.command is not None:
             archives.append(small_cpio({"lab/run": (self.command.encode(), 0o755)}))
-        avic = "lab.kvm_parameters=avic=1 " if opts.avic else ""
-        argv = self.emulator.prepare(kernel, archives, f"lab.kvm={opts.kvm} {avic}{opts.append}",
-                                     serial)
+        parameters = self.emulator.kvm_parameters
+        argv = self.emulator.prepare(kernel, archives, f"lab.kvm={opts.kvm} "
+                                     f"lab.kvm_parameters={parameters} {opts.append}", serial)
         with open(self.work / "emulator.err", "wb") as err:
             self.process = subprocess.Popen(
                 argv, stdin=stdio if serial else subprocess.DEVNULL, stderr=err,
@@ -328,8 +327,6 @@ def parse(argv):
                         help="svm: one thread; L1's clocks and TSC count its instructions")
     parser.add_argument("--trace", metavar="FILE",
                         help="svm, with --icount: each instruction of L1's modules, as QEMU logs it")
-    parser.add_argument("--avic", action="store_true",
-                        help="svm: a CPU with AVIC; KVM is loaded with avic=1")
     parser.add_argument("--append", default="", help="more kernel command line")
     parser.add_argument("--timeout", type=float, help="seconds the whole run may take")
     parser.add_argument("--hang", type=float, help="seconds without output before it is ended")
