@@ -95,7 +95,8 @@ class Project:
             return command("make", "-C", f"/lib/modules/{self.release}/build",
                            f"M={tree}/arch/x86/kvm", "-j2", *targets)
         return command("scripts/in-root", self.kernel / "root", tree, "make", "-C",
-                       f"/lib/modules/{self.release}/build", "M=/work/arch/x86/kvm", "-j2", *targets)
+                       f"/lib/modules/{self.release}/build", "M=/mnt/tree/arch/x86/kvm", "-j2",
+                       *targets)
 
     def modules(self, name, tree):
         out = self.work / f"modules-{name}"
