@@ -341,6 +341,9 @@ class Rehearsal:
                            and not name.startswith("modules.")]
                 left = [name for name in now if name.startswith("updates/")]
                 need(not changed and not left, f"{release}: changed {changed}, left {left}")
+                # By the package's checksums: what is in before, DKMS had seen already.
+                _, out = m.chroot("dpkg", "--verify", f"linux-image-{release}", ok=False)
+                need("/lib/modules/" not in out, f"{release}: {out}")
             need(not list(root.glob("usr/src/kvm-mode-*")) and not (root / "var/cache/kvm-mode").exists()
                  and not (root / "usr/sbin/kvm-mode").exists(), "files of the package are left")
         ran_a_vm(m.boot(self.new[0], "removed"), False, "removed")
