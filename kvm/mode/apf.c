@@ -177,19 +177,19 @@ static int apf_write_token(struct kvm_vcpu *vcpu, bool own)
 		trace_kvm_async_pf_ready(work->arch.token, work->cr2_or_gpa);
 		WRITE_ONCE(*apf_token(vcpu), work->arch.token);
 		apf_area_written(vcpu, own);
+
+		/*
+		 * From here on the vCPU may free it; pairs with the acquire in
+		 * kvm_arch_can_dequeue_async_page_present().  Litmus: apf-sent.
+		 * Still with the lock: kvm_apf_start() tells by it which events
+		 * went to the old area.
+		 */
+		smp_store_release(&work->arch.sent, true);
 		r = 0;
 	}
 	apf_unlock_area(vcpu, irqs);
 
-	if (r)
-		return r;
-
-	/*
-	 * From here on the vCPU may free it; pairs with the acquire in
-	 * kvm_arch_can_dequeue_async_page_present().  Litmus: apf-sent.
-	 */
-	smp_store_release(&work->arch.sent, true);
-	return 0;
+	return r;
 }
 
 static bool apf_token_is_cleared(struct kvm_vcpu *vcpu, bool own)
@@ -467,7 +467,12 @@ int kvm_apf_start(struct kvm_vcpu *vcpu, gpa_t gpa)
 	if (kvm_is_error_hva(gfn_to_hva(vcpu->kvm, gpa_to_gfn(gpa))))
 		return -EFAULT;
 
-	/* What was sent is in the old area.  A page not there yet is tried again. */
+	/*
+	 * What was sent is in the old area, to which nobody writes from here on: an
+	 * event that wakes all and is left on the list will be for the new one.  A
+	 * page of it that is not there yet is tried again.
+	 */
+	kvm_gpc_deactivate(&vcpu->arch.apf.area);
 	kvm_check_async_pf_completion(vcpu);
 	kvm_gpc_activate(&vcpu->arch.apf.area, gpa, APF_AREA_SIZE);
 	apf_free(vcpu);
