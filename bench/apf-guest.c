@@ -67,7 +67,9 @@ static void token_came(struct apf_vcpu *v, u32 token, u64 now)
 
 	if (token == APF_WAKE_ALL) {
 		v->wakes++;
-		v->extra_wakes += !v->wake_due;
+		v->extra_wakes += !v->wake_due && !v->wake_seen;
+		if (!v->wake_due)
+			v->wake_seen = 0;
 		v->wake_due = 0;
 		return;
 	}
@@ -199,6 +201,7 @@ static void account_off(struct apf_vcpu *v)
 {
 	take_token(v, v->now, rdtsc());
 	v->wake_due = 0;
+	v->wake_seen = 0;
 	v->eaten += v->nr_out;
 	while (v->nr_out)
 		ready_again(v, 0);
@@ -228,6 +231,7 @@ static void move(struct apf_vcpu *v)
 	/* What was sent before, and not seen yet */
 	take_token(v, old, rdtsc());
 	v->wake_due = 1;
+	v->wake_seen = 0;
 	spin(rnd_below(&v->rnd, 5000));
 	check_unused(v, old);
 }
@@ -265,10 +269,16 @@ static void ask_around(struct apf_vcpu *v, enum apf_ask before, enum apf_ask aft
 	ack();
 }
 
+/*
+ * One more token that wakes all, unless the last one is still to be sent.  If it
+ * lies in its place afterwards, and was due before, then it may have been sent
+ * before the area was named again, and the new one is still to come.
+ */
 static void host_msrs(struct apf_vcpu *v)
 {
 	apf_ask(APF_ASK_MSRS);
 	v->enables++;
+	v->wake_seen = v->wake_due && READ_ONCE(area(v, v->now)->token) == APF_WAKE_ALL;
 	v->wake_due = 1;
 }
 

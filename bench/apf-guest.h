@@ -121,6 +121,7 @@ struct apf_vcpu {
 	u64 now;		/* which area */
 	u64 on;
 	u64 wake_due;
+	u64 wake_seen;		/* and one more may come; host_msrs() */
 	u64 owes_ack;
 	u64 rnd;
 	u64 lives;		/* starts of the guest */

@@ -459,6 +459,21 @@ void apf_vm_count(struct apf_vm *a, struct apf_count *c)
 	}
 }
 
+void apf_vm_tell_wrong(struct apf_vm *a)
+{
+	unsigned int i;
+
+	for (i = 0; i < a->cfg.nr_vcpus; i++) {
+		struct apf_vcpu *g = a->v[i].g;
+
+		if (!(g->wrong_page || g->again || g->overwritten || g->stray || g->extra_wakes))
+			continue;
+		fprintf(stderr,
+			"# vCPU %u: wrong page %lu, not there again %lu, overwritten %lu, stray %lu, extra wakes %lu\n",
+			i, g->wrong_page, g->again, g->overwritten, g->stray, g->extra_wakes);
+	}
+}
+
 void apf_vm_free(struct apf_vm *a)
 {
 	unsigned int i;

@@ -84,6 +84,8 @@ void apf_vm_start(struct apf_vm *a);
 /* Until @more says no, or nothing moves; a round that has begun is finished. */
 void apf_vm_run(struct apf_vm *a, bool (*more)(struct apf_vm *a));
 void apf_vm_count(struct apf_vm *a, struct apf_count *c);
+/* What apf_count's wrong consists of, on stderr; nothing if it is 0 */
+void apf_vm_tell_wrong(struct apf_vm *a);
 void apf_vm_free(struct apf_vm *a);
 
 #endif /* BENCH_APF_VM_H */

@@ -191,6 +191,7 @@ int apf_run(void)
 	vcpu_stats_read(stats_fd, &after);
 	counters_delta(&o, &before, &after, irq);
 	apf_vm_count(&a, &o.n);
+	apf_vm_tell_wrong(&a);
 	o.stalled = a.stalled;
 	o.ticks = a.v[0].g->t_end - a.v[0].g->t_start;
 	o.fault_to_ready = distribution_of(a.v[0].fault_to_ready, a.v[0].g->taken);

@@ -79,6 +79,7 @@ static void run_case(unsigned int i, u64 seed)
 	apf_vm_start(&a);
 	apf_vm_run(&a, more);
 	apf_vm_count(&a, &c);
+	apf_vm_tell_wrong(&a);
 	apf_vm_free(&a);
 	stress_case(c.announced && !c.lost && !c.doubled && !c.wrong && !a.stalled &&
 		    c.announced == c.ready + c.eaten,
