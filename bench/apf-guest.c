@@ -325,8 +325,12 @@ static void disturb(struct apf_vcpu *v)
 		apf_ask(APF_ASK_EVENTS);
 		break;
 	case APF_DO_RESET:
+	case APF_DO_INIT:
 		v->done[n]++;
-		apf_ask(APF_ASK_RESET);
+		apf_ask(BIT(n) == APF_DO_RESET ? APF_ASK_RESET : APF_ASK_INIT);
+		break;
+	case APF_DO_SMI:
+		apf_ask(APF_ASK_SMI);
 		break;
 	default:	/* not of this kind */
 		v->done[n]--;

@@ -40,7 +40,9 @@
 #define APF_DO_HOST_OFF	BIT(13)
 #define APF_DO_EVENTS	BIT(14)
 #define APF_DO_RESET	BIT(15)
-#define APF_NR_DO	16
+#define APF_DO_INIT	BIT(16)
+#define APF_DO_SMI	BIT(17)
+#define APF_NR_DO	18
 
 enum apf_ask {
 	APF_ASK_ROUND = 1,	/* all pages were touched: take them away again */
@@ -54,6 +56,8 @@ enum apf_ask {
 	APF_ASK_OFF,		/* KVM_SET_MSRS: EN becomes 0 */
 	APF_ASK_EVENTS,		/* KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS */
 	APF_ASK_RESET,		/* all state as at the start; does not return */
+	APF_ASK_INIT,		/* the same after an INIT */
+	APF_ASK_SMI,		/* to SMM for a while */
 	APF_ASK_OWN,		/* first one of another guest's, see apf_setup.asked */
 };
 

@@ -16,6 +16,7 @@
 
 #include <asm/kvm_para.h>
 
+#include "apic.h"
 #include "kvm_util.h"
 #include "processor.h"
 
@@ -28,6 +29,12 @@
 #define AREAS_SLOT	2
 #define AREAS_GPA	0x18000000ull
 #define AREAS_GVA	0x18000000ull
+/* SMM has an address space of its own. */
+#define SMRAM_SLOT	(1u << 16 | 3)
+#define SMRAM_GPA	0x10000000ull
+#define SMRAM_PAGES	16	/* per vCPU */
+#define SMRAM_HANDLER	0x8000	/* from SMBASE; APM volume 2, "SMM Execution Environment" */
+#define SMRAM_COUNT	0x7000	/* from SMBASE, u16: SMIs taken */
 #define POLL_MS		20
 /* AMD may be QEMU on a busy machine, where time passes without anything moving. */
 #define STALL_INTEL_MS	1000
@@ -190,6 +197,23 @@ static void reset(struct apf_host_vcpu *v)
 	vcpu_ioctl(v->vcpu, KVM_SET_LAPIC, &v->lapic);
 }
 
+/* KVM takes an INIT at KVM_GET_MP_STATE at the latest; SIPI is left out. */
+static void init(struct apf_host_vcpu *v)
+{
+	struct kvm_msi msi = {
+		.address_lo = APIC_DEFAULT_GPA | v->vcpu->id << 12,
+		.data = APIC_DM_INIT,
+	};
+	struct kvm_mp_state state;
+
+	if (__vm_ioctl(v->a->vm, KVM_SIGNAL_MSI, &msi) != 1)
+		die("%s: no vCPU took the INIT: %s", v->a->cfg.name, strerror(errno));
+	vcpu_mp_state_get(v->vcpu, &state);
+	if (vcpu_get_msr(v->vcpu, MSR_KVM_ASYNC_PF_EN))
+		die("%s: an INIT has not disabled the mechanism", v->a->cfg.name);
+	reset(v);
+}
+
 /* All its pages were touched, none is outstanding: they are not there any more. */
 static void next_round(struct apf_host_vcpu *v)
 {
@@ -226,6 +250,11 @@ static void asked(struct apf_host_vcpu *v, enum apf_ask what)
 		return events_again(v->vcpu);
 	case APF_ASK_RESET:
 		return reset(v);
+	case APF_ASK_INIT:
+		return init(v);
+	case APF_ASK_SMI:
+		vcpu_ioctl(v->vcpu, KVM_SMI, NULL);
+		return;
 	case APF_ASK_OWN:
 		break;
 	}
@@ -287,6 +316,27 @@ static void *guest_alloc(struct kvm_vm *vm, u64 size, u64 *gva)
 	return addr_gva2hva(vm, *gva);
 }
 
+static u64 smbase_of(unsigned int i)
+{
+	return SMRAM_GPA + i * SMRAM_PAGES * PAGE_SIZE;
+}
+
+static void smram_setup(struct apf_vm *a)
+{
+	/* incw %cs:SMRAM_COUNT; mov $0x4000, %cx; loop .; rsm */
+	static const u8 handler[] = { 0x2e, 0xff, 0x06, SMRAM_COUNT & 0xff, SMRAM_COUNT >> 8,
+				      0xb9, 0x00, 0x40, 0xe2, 0xfe, 0x0f, 0xaa };
+	unsigned int i;
+
+	vm_userspace_mem_region_add(a->vm, VM_MEM_SRC_ANONYMOUS, SMRAM_GPA, SMRAM_SLOT,
+				    a->cfg.nr_vcpus * SMRAM_PAGES, 0);
+	for (i = 0; i < a->cfg.nr_vcpus; i++) {
+		memcpy(addr_gpa2hva(a->vm, smbase_of(i) + SMRAM_HANDLER), handler,
+		       sizeof(handler));
+		vcpu_set_msr(a->v[i].vcpu, MSR_IA32_SMBASE, smbase_of(i));
+	}
+}
+
 static void vcpu_setup(struct apf_vm *a, unsigned int i, struct apf_vcpu *g)
 {
 	struct apf_host_vcpu *v = &a->v[i];
@@ -316,7 +366,7 @@ static void vcpu_setup(struct apf_vm *a, unsigned int i, struct apf_vcpu *g)
 						&g->given_to_ready);
 	}
 	vcpu_args_set(v->vcpu, 1, (u64)i);
-	if (c->what & APF_DO_RESET)
+	if (c->what & (APF_DO_RESET | APF_DO_INIT))
 		save_fresh(v);
 }
 
@@ -355,10 +405,12 @@ void apf_vm_create(struct apf_vm *a, const struct apf_setup *cfg)
 	vm_install_exception_handler(a->vm, APF_VEC, apf_guest_ready);
 	g = guest_alloc(a->vm, cfg->nr_vcpus * sizeof(*g), &gva);
 	write_guest_global(a->vm, apf_guest_vcpus, (struct apf_vcpu *)gva);
-	for (i = 0; i < cfg->nr_vcpus; i++) {
+	for (i = 0; i < cfg->nr_vcpus; i++)
 		a->v[i].vcpu = vcpus[i];
+	if (cfg->what & APF_DO_SMI)
+		smram_setup(a);
+	for (i = 0; i < cfg->nr_vcpus; i++)
 		vcpu_setup(a, i, &g[i]);
-	}
 	a->tsc_offset = guest_tsc_offset(vcpus[0]);
 	uffd_open(a, a->v[0].pages, n * PAGE_SIZE);
 }
@@ -456,6 +508,8 @@ void apf_vm_count(struct apf_vm *a, struct apf_count *c)
 			    g->extra_wakes;
 		for (n = 0; n < APF_NR_DO; n++)
 			c->done[n] += g->done[n];
+		if (a->cfg.what & APF_DO_SMI)
+			c->smis += *(u16 *)addr_gpa2hva(a->vm, smbase_of(i) + SMRAM_COUNT);
 	}
 }
 

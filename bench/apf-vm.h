@@ -45,7 +45,7 @@ struct apf_host_vcpu {
 	struct kvm_vcpu *vcpu;
 	struct apf_vcpu *g;	/* the host's view */
 	char *pages;		/* the host's view */
-	struct kvm_x86_state *fresh;	/* with APF_DO_RESET: as it was at the start */
+	struct kvm_x86_state *fresh;	/* with APF_DO_RESET, _INIT: as it was at the start */
 	struct kvm_lapic_state lapic;
 	u64 *given;
 	u32 *fault_to_ready, *given_to_ready;
@@ -76,6 +76,7 @@ struct apf_count {
 	u64 doubled;		/* came back without being outstanding */
 	u64 wrong;		/* wrong_page, again, overwritten, stray, extra_wakes */
 	u64 done[APF_NR_DO];
+	u64 smis;		/* taken; done[17] were asked for */
 };
 
 /* VM, memory, the giver; nothing of the guest runs yet. */

@@ -35,11 +35,12 @@ static const struct {
 	  40000, 1 },
 	{ "ways of userspace", APF_DO_HALT | APF_DO_HOST_MSRS | APF_DO_HOST_OFF | APF_DO_EVENTS,
 	  16, 500, 40000, 1 },
-	{ "reset", APF_DO_HALT | APF_DO_RESET, 16, 500, 40000, 1 },
+	{ "reset and INIT", APF_DO_HALT | APF_DO_RESET | APF_DO_INIT, 16, 500, 40000, 2 },
+	{ "SMM", APF_DO_HALT | APF_DO_SMI, 16, 500, 40000, 2 },
 	{ "everything", APF_DO_TOGGLE | APF_DO_MOVE | APF_DO_LAPIC | APF_DO_MASK |
 	  APF_DO_GARBAGE | APF_DO_LATE_ACK | APF_DO_ACK_FIRST | APF_DO_HALT | APF_DO_EXITS |
 	  APF_DO_REMOVE | APF_DO_PROTECT | APF_DO_DIRTY | APF_DO_HOST_MSRS | APF_DO_HOST_OFF |
-	  APF_DO_EVENTS | APF_DO_RESET, 64, 500, 40000, 1 },
+	  APF_DO_EVENTS | APF_DO_RESET | APF_DO_INIT | APF_DO_SMI, 64, 500, 40000, 1 },
 };
 
 #define MANY_AT_ONCE	1	/* of cases[] */
@@ -82,10 +83,10 @@ static void run_case(unsigned int i, u64 seed)
 	apf_vm_tell_wrong(&a);
 	apf_vm_free(&a);
 	stress_case(c.announced && !c.lost && !c.doubled && !c.wrong && !a.stalled &&
-		    c.announced == c.ready + c.eaten,
-		    "announced %lu ready %lu eaten %lu lost %lu doubled %lu wrong %lu stalled %lu sync %lu wakes %lu",
+		    c.announced == c.ready + c.eaten && c.smis == c.done[17],
+		    "announced %lu ready %lu eaten %lu lost %lu doubled %lu wrong %lu stalled %lu sync %lu wakes %lu inits %lu smis %lu",
 		    c.announced, c.ready, c.eaten, c.lost, c.doubled, c.wrong, a.stalled, c.sync,
-		    c.wakes);
+		    c.wakes, c.done[16], c.smis);
 }
 
 /* The child, which is killed at some moment: with many events in flight */
