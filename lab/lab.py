@@ -78,7 +78,9 @@ class Options:
         self.overlays = [Path(path).resolve() for path in given.pop("overlay", None) or ()]
         self.cpus = given.pop("cpus", 4)
         self.mem = given.pop("mem", None)
-        self.quantum = given.pop("quantum", 16)
+        self.quantum = given.pop("quantum", None)
+        if self.quantum is None:
+            self.quantum = EMULATORS[self.lab].default_quantum
         self.icount = given.pop("icount", False)
         self.trace = given.pop("trace", None)
         self.append = given.pop("append", "")
@@ -321,8 +323,9 @@ def parse(argv):
                         help="a further archive for L1 (mkoverlay.py); may be repeated")
     parser.add_argument("--cpus", type=int, default=4)
     parser.add_argument("--mem", type=int, help="MiB of L1 memory")
-    parser.add_argument("--quantum", type=int, default=16,
-                        help="vmx: instructions a CPU runs before the next has its turn")
+    parser.add_argument("--quantum", type=int,
+                        help="instructions a CPU runs before the next has its turn; default: "
+                        "vmx 16, avic 32, svm 0, which is a thread for each CPU")
     parser.add_argument("--icount", action="store_true",
                         help="svm: one thread; L1's clocks and TSC count its instructions")
     parser.add_argument("--trace", metavar="FILE",

@@ -12,7 +12,7 @@ SECONDS = 5.0
 # Of `info registers` and `info lapic`: where the CPU stands, whether it takes interrupts
 # (RFL, HLT; APR's line has the TPR), and its timer. A CPU with its vector in neither IRR nor
 # ISR, a count of 0 and HLT=1 has lost its timer interrupt.
-REGISTERS = re.compile(r"^(RIP=.*)", re.MULTILINE)
+REGISTERS = re.compile(r"^((?:RIP|REQ)=.*)", re.MULTILINE)
 LAPIC = re.compile(r"^((?:LVTT|Timer|ISR|IRR|APR)\b.*)", re.MULTILINE)
 
 
