@@ -18,6 +18,7 @@ SYMBOL = re.compile(r"^([0-9a-f]+) <([^>]+)>:$")
 RESTORE = re.compile(r"^mov\s+-?(0x)?[0-9a-f]*\(%r\w+\),%r\w+$")
 # Whether to VMLAUNCH or VMRESUME: asked of @flags on the stack there, or in EFLAGS already.
 LAUNCH = re.compile(r"^testl\s+\$0x1,\(%rsp\)$")
+BARRIER = re.compile(r"^lock addl\s+\$0x0,\(%rsp\)$")
 MITIGATION = re.compile(r"^(nop\w*|xchg\s+%ax,%ax|verw|data16|cs nop\w*)\b")
 
 
@@ -77,15 +78,17 @@ class Checker:
     def find(self, span, name):
         return [i for i in span if self.writes[name].match(self.code.text(i))]
 
-    def entry(self, func, span, enter_insns):
+    def entry(self, func, span, enter_insns, barrier=False):
         """IN_GUEST_MODE is the last thing before each VM-Enter instruction."""
         writes = self.find(span, "IN_GUEST_MODE")
         if len(writes) != 1:
             return self.fail(f"{func}: {len(writes)} writes of IN_GUEST_MODE, not 1")
+        if barrier and not BARRIER.match(self.code.text(writes[0] + 1)):
+            self.fail(f"{func}: no full barrier right behind IN_GUEST_MODE")
         entries = [i for i in span if self.code.text(i).split()[0] in enter_insns]
         if {self.code.text(i).split()[0] for i in entries} != set(enter_insns):
             return self.fail(f"{func}: VM-Enter instruction not found")
-        for i in range(writes[0] + 1, max(entries)):
+        for i in range(writes[0] + (2 if barrier else 1), max(entries)):
             text = self.code.text(i)
             after_entry = i > min(entries) and text.startswith("jmp")
             branch = re.match(r"^(jae|jnc|je|jz)\b", text) and self.code.target(i) in entries
@@ -133,7 +136,7 @@ def check_svm(checker):
         if span is None:
             checker.fail(f"{func} not found")
             continue
-        checker.entry(func, span, ("vmrun",))
+        checker.entry(func, span, ("vmrun",), barrier=True)
         after = [i + 1 for i in span if code.text(i).split()[0] == "vmrun"]
         checker.exit_within(func, after[0] if after else None, limit, "after #VMEXIT")
         # A fault on VMRUN resumes right behind it while KVM is rebooting.

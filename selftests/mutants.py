@@ -5,8 +5,8 @@ should notice it. Prints a table: mutant, what caught it, after how long; or KTA
 `make mutants`; check.py runs the part that needs no lab.
 
 Static mutants are caught in the machine code, by entry-asm.py or entry-order.py. Dynamic
-ones are also run, in one boot of the vmx lab, by the stress test that exists for their
-kind of fault: a stress test that passes on broken code is a broken stress test.
+ones are also run, in one boot of the vmx lab and one of the avic lab, by the stress test that
+exists for their kind of fault: a stress test that passes on broken code is a broken stress test.
 
 exit status: 0 every one was caught, 1 one was not, 125 the lab failed, 130 interrupted"""
 import argparse
@@ -31,6 +31,7 @@ STATIC = {
     "no-vmfail-write": (ASM, None), "late-exit-write-vmx": (ASM, None),
     "early-entry-write-svm": (ASM, None), "late-exit-write-svm": (ASM, None),
     "no-exit-write-sev-es": (ASM, None), "sev-es-no-flag": (ASM, None),
+    "no-guest-barrier-svm": (ASM, None), "no-guest-write-svm": (ASM, None),
     "in-host-too-early-vmx": (ASM, None), "stale-in-guest": (ASM, None),
     "no-entering": (X86, "entry-announced"),
     "entering-after-barrier": (X86, "entry-barrier"),
@@ -42,8 +43,8 @@ STATIC = {
     "no-wake": (SVM, "svm-notifies"),
 }
 
-# mutant: parameters for load-kvm, stress test, what its output has to say
-DYNAMIC = {
+# lab: mutant: parameters for load-kvm, stress test, what its output has to say
+DYNAMIC = {"vmx": {
     "no-entering": ("", "lost_interrupt_test -d 1000 -n 10000 -c exits", r"late [1-9]"),
     "no-wake": ("", "lost_interrupt_test -d 1000 -n 4000 -c hlt", r"(?:lost|stalled) [1-9]"),
     "elide-without-recheck": ("",
@@ -65,7 +66,12 @@ DYNAMIC = {
                              r"wrong [1-9]"),
     "apf-nested-exposed": ("", "apf_nested_test -d 1000 -n 6000 -c saved",
                            r"exposed [1-9]|a #PF in L2"),
-}
+}, "avic": {
+    "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 80000 -c exits",
+                         r"(?:late|lost|stalled) [1-9]"),
+    "no-guest-write-svm": ("", "lost_interrupt_test -d 1000 -n 4000 -c exits",
+                           r"(?:late|lost|stalled) [1-9]"),
+}}
 
 
 def caught_statically(project, tree, mutant):
@@ -112,23 +118,24 @@ class MutantTree:
         return self.tree
 
 
-def static_rows(project, say):
+def static_rows(project, say, only=""):
     mutants, rows = MutantTree(project, "mutants"), []
-    for n, mutant in enumerate(STATIC, 1):
+    some = [mutant for mutant in STATIC if only in mutant]
+    for n, mutant in enumerate(some, 1):
         start = time.time()
         found = caught_statically(project, mutants.become(mutant), mutant)
         took = time.time() - start
-        say(f"mutant {n} of {len(STATIC)}: {mutant}: {'caught' if found else 'NOT CAUGHT'}, "
+        say(f"mutant {n} of {len(some)}: {mutant}: {'caught' if found else 'NOT CAUGHT'}, "
             f"{took:.0f} s")
         rows.append((mutant, found and ("entry assembly: " if STATIC[mutant][1] is None
                                         else "entry order: ") + found, took))
     return rows
 
 
-def dynamic_image(project, say):
+def dynamic_image(project, say, name, some):
     mutants, sets = MutantTree(project, "mutants-dynamic"), {}
-    for n, mutant in enumerate(DYNAMIC, 1):
-        say(f"build modules of mutant {n} of {len(DYNAMIC)}: {mutant}")
+    for n, mutant in enumerate(some, 1):
+        say(f"{name} lab: build modules of mutant {n} of {len(some)}: {mutant}")
         tree = mutants.become(mutant)
         out = project.work / f"modules-{mutant}"
         status, text = project.command("scripts/build-modules", "--with-probe", *project.root,
@@ -137,15 +144,16 @@ def dynamic_image(project, say):
             raise RuntimeError(f"{mutant} does not build: {text[-2000:]}")
         sets[mutant] = out
     sets["patched"] = project.build / "modules/patched"
-    return project.initramfs("mutants", sets, [(project.build / "bin/stress", "/stress")])
+    return project.initramfs(f"mutants-{name}", sets, [(project.build / "bin/stress", "/stress")])
 
 
-def dynamic_rows(project, say):
-    image = dynamic_image(project, say)
+def dynamic_rows(project, say, name, some):
+    """Those of one lab; @some as in DYNAMIC."""
+    image = dynamic_image(project, say, name, some)
     script = []
     # The same commands on the product first: they have to pass there.
-    for kvm in ("patched", *DYNAMIC):
-        for mutant, (params, test, _) in DYNAMIC.items():
+    for kvm in ("patched", *some):
+        for mutant, (params, test, _) in some.items():
             if kvm in ("patched", mutant):
                 script += [f"load-kvm {kvm} {params}", f"echo MUTANT {kvm} {mutant}",
                            f"/stress/{test}", "echo MUTANT-END"]
@@ -156,19 +164,19 @@ def dynamic_rows(project, say):
         if text.startswith("MUTANT "):
             now = tuple(text.split()[1:])
             times[now], texts[now] = time.time(), []
-            say(f"vmx lab: {now[1]} on {now[0]}")
+            say(f"{name} lab: {now[1]} on {now[0]}")
         elif text == "MUTANT-END":
             times[now] = time.time() - times[now]
         elif now:
             texts[now].append(text)
-    lab.run("vmx", "patched", "\n".join(script), line, build=project.build, hang=300,
-            initramfs=image, log=project.log("vmx-mutants"))
+    lab.run(name, "patched", "\n".join(script), line, build=project.build, hang=300,
+            initramfs=image, log=project.log(f"{name}-mutants"))
     rows = []
-    for mutant, (_, test, says) in DYNAMIC.items():
+    for mutant, (_, test, says) in some.items():
         good = "\n".join(texts.get(("patched", mutant), ["not ok: did not run"]))
         bad = [t for t in texts.get((mutant, mutant), [])
                if re.search(r"^(not ok|Bail out)", t) and re.search(says + r"|^Bail out", t)]
-        found = f"{test}: {bad[0]}" if bad else None
+        found = f"{name} lab, {test}: {bad[0]}" if bad else None
         if re.search(r"^(not ok|Bail out)", good, re.M):
             found = None
             say(f"{test} does not pass on the product: {good[-500:]}")
@@ -189,19 +197,21 @@ def main():
     args.add_argument("--build", default="build")
     args.add_argument("--base", default="6.12")
     args.add_argument("--static", action="store_true", help="only those that need no lab")
+    args.add_argument("--only", default="", help="only mutants whose name contains this")
     args.add_argument("--ktap", action="store_true", help="KTAP instead of the table")
     args = args.parse_args()
     with ktap.instead(args.ktap):
-        rows = run(check.Project(args), args.static)
+        rows = run(check.Project(args), args.static, args.only)
     if args.ktap:
-        where = ["in the machine code"] * len(STATIC) + ["by a stress test"] * len(DYNAMIC)
+        seen = sum(args.only in mutant for mutant in STATIC)
+        where = ["in the machine code"] * seen + ["by a stress test"] * (len(rows) - seen)
         print(ktap.text([ktap.Case(bool(found), f"{mutant} caught {how}", found or "",
                                    (("time", round(took), "s"),))
                          for (mutant, found, took), how in zip(rows, where)]))
     return 0 if all(row[1] for row in rows) else 1
 
 
-def run(project, static):
+def run(project, static, only):
     """Prints and returns the rows."""
     start = time.time()
 
@@ -209,10 +219,11 @@ def run(project, static):
         took = int(time.time() - start)
         print(f"[{took // 60}:{took % 60:02d}] {text}", file=sys.stderr, flush=True)
     say(f"{len(STATIC)} mutants in the machine code, about 4:00"
-        + ("" if static else f"; {len(DYNAMIC)} of them in the vmx lab, about 10:00"))
-    rows = static_rows(project, say)
-    if not static:
-        rows += dynamic_rows(project, say)
+        + ("" if static else f"; {sum(map(len, DYNAMIC.values()))} in the labs, about 25:00"))
+    rows = static_rows(project, say, only)
+    for name, mutants in {}.items() if static else DYNAMIC.items():
+        some = {mutant: row for mutant, row in mutants.items() if only in mutant}
+        rows += dynamic_rows(project, say, name, some) if some else []
     print(table(rows))
     missed = [row[0] for row in rows if not row[1]]
     print(f"{len(rows) - len(missed)} caught, {len(missed)} not"

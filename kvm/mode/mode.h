@@ -27,15 +27,17 @@
  * (SVM: at the vIRR, which VMRUN does) and at vcpu->requests before it enters
  * the guest.  A sender that published its interrupt first need not notify.
  *
- * ENTERING_GUEST_MODE: the vCPU is about to enter and may have passed that
- * last look.  Stored ahead of the barrier, so that a sender that does not see
- * it is seen by the vCPU.  Notify: IRQs are off, a posted-interrupt IPI stays
- * pending in the local APIC until VM-Enter and is then processed as one; an
- * AVIC doorbell that rings too early is dropped, and VMRUN evaluates the vIRR.
+ * ENTERING_GUEST_MODE: the vCPU is about to enter and may have passed its last
+ * look at the PIR and at vcpu->requests.  Stored ahead of the barrier, so that a
+ * sender that does not see it is seen by the vCPU.  VMX: notify.  IRQs are off, a
+ * posted-interrupt IPI stays pending in the local APIC until VM-Enter and is then
+ * processed as one.  SVM: VMRUN is the last look at the vIRR and is still to
+ * come; an AVIC doorbell that rings before it is dropped.  Ring none.
  *
  * IN_GUEST_MODE: stored by assembly as the last thing before the guest's
  * registers hide the pointer to the vCPU, cleared by assembly as soon as
- * there is a pointer again.  Notify.
+ * there is a pointer again.  Notify.  On SVM a full barrier follows the store,
+ * ahead of VMRUN.
  */
 enum kvm_execution_mode {
 	IN_HOST_MODE,
@@ -74,7 +76,7 @@ static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
 	 * Litmus: apicv-active, apicv-active-in-guest.
 	 * The caller's barrier, the flag before the PIR, mode and requests:
 	 * Litmus: entry-pir, entry-pir-second-sender, entry-pir-stale-flag,
-	 * entry-srcu, entry-request, target-cpu, avic-vmrun, apicv-deactivate,
+	 * entry-srcu, entry-request, target-cpu, apicv-deactivate,
 	 * kick-request, kick-request-exiting, kick-pml, kick-elide-entry.
 	 */
 	smp_store_release(&vcpu->arch.execution_mode, ENTERING_GUEST_MODE);
@@ -85,9 +87,9 @@ static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
  * where no other barrier stands between the flag and the PIR.  A store and a
  * full barrier: one XCHG on x86, on a cache line that this CPU has just
  * written.  Pairs like the barrier of vcpu_enter_guest(): with the locked RMW
- * of PID.ON (vmx_deliver_posted_interrupt()), with the barriers after the
- * write of the vIRR (svm_deliver_interrupt()) and of a nested notification's
- * request (vmx_deliver_nested_posted_interrupt()), with a kicker's cmpxchg().
+ * of PID.ON (vmx_deliver_posted_interrupt()), with the barrier after a nested
+ * notification's request (vmx_deliver_nested_posted_interrupt()), with a
+ * kicker's cmpxchg().
  */
 static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
 {
@@ -95,7 +97,7 @@ static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
 
 	/*
 	 * The flag before the PIR, mode and requests; pairs with the senders.
-	 * Litmus: fastpath-reenter, fastpath-reenter-avic, kick-elide.
+	 * Litmus: fastpath-reenter, fastpath-reenter-request, kick-elide.
 	 */
 	smp_store_mb(vcpu->arch.execution_mode, ENTERING_GUEST_MODE);
 }
@@ -176,8 +178,8 @@ kvm_mode_read(struct kvm_vcpu *vcpu)
 }
 
 /*
- * Decide whether @vcpu has to be notified of an interrupt, and do it.  @seen
- * is what kvm_mode_read() returned.  @send sends the IPI or the doorbell and
+ * Notify @vcpu of an interrupt if @worth says so, which is derived from @seen,
+ * what kvm_mode_read() returned.  @send sends the IPI or the doorbell and
  * returns whether it did, as opposed to finding that @vcpu's CPU is this one.
  * It is a constant at every call site, so that the call is direct: each
  * instruction between the read of the flag and the write of the ICR widens the
@@ -187,7 +189,7 @@ kvm_mode_read(struct kvm_vcpu *vcpu)
  * NOP when it is off: behind the IPI its argument would cost every sender a
  * saved register.
  *
- * A vCPU seen in the host is woken if it may be blocked.  It is not if its
+ * A vCPU that need not be notified is woken if it may be blocked.  It is not if its
  * run-loop mode is anything but OUTSIDE_RUN_LOOP: a vCPU stores that mode, and
  * then executes a full barrier (set_current_state() in kvm_vcpu_block()),
  * before it checks for pending interrupts for the last time.  Together with
@@ -197,6 +199,7 @@ kvm_mode_read(struct kvm_vcpu *vcpu)
  */
 static __always_inline void kvm_mode_notify(struct kvm_vcpu *vcpu,
 					    enum kvm_execution_mode seen,
+					    bool worth,
 					    bool (*send)(struct kvm_vcpu *vcpu,
 							 int vector),
 					    int vector)
@@ -204,12 +207,12 @@ static __always_inline void kvm_mode_notify(struct kvm_vcpu *vcpu,
 	if (tracepoint_enabled(kvm_mode_notify))
 		kvm_mode_trace_notify(vcpu, seen);
 
-	if (seen != IN_HOST_MODE && send(vcpu, vector)) {
+	if (worth && send(vcpu, vector)) {
 		atomic64_inc(&vcpu->stat.notify_sent);
 		return;
 	}
 
-	if (seen == IN_HOST_MODE && READ_ONCE(vcpu->mode) == OUTSIDE_RUN_LOOP)
+	if (!worth && READ_ONCE(vcpu->mode) == OUTSIDE_RUN_LOOP)
 		kvm_vcpu_wake_up(vcpu);
 
 	atomic64_inc(&vcpu->stat.notify_elided);

@@ -4,8 +4,8 @@
  * and called by the base kernel's svm/vmenter.S, in __svm_vcpu_run() and
  * __svm_sev_es_vcpu_run().
  *
- * Both macros are one MOVB of an immediate: no register but @svm is read, none
- * is written, EFLAGS are untouched.  Both run in .noinstr.text with GIF=0.
+ * Both macros read no register but @svm and the stack pointer, and write none.
+ * Both run in .noinstr.text with GIF=0.
  */
 
 /*
@@ -17,12 +17,14 @@
  * that last register, the base's buffer clearing, and VMRUN.  A SEV-ES guest's
  * registers are loaded by VMRUN itself, so there @svm lives on.
  *
- * The full barrier that this write does not have was executed in C, after
- * ENTERING_GUEST_MODE: senders treat both values alike, and VMRUN evaluates the
- * vIRR after it.
+ * A full barrier follows, as smp_mb() has it: a sender that does not see this
+ * value rings no doorbell, and VMRUN's evaluation of the vIRR has to find what
+ * it has written.  Clobbers EFLAGS.  Pairs with the barriers after the write of
+ * the vIRR, see svm_deliver_interrupt().  Litmus: avic-vmrun.
  */
 .macro KVM_MODE_SVM_ENTER svm:req
 	movb $IN_GUEST_MODE, SVM_vcpu_execution_mode(\svm)
+	lock addl $0, (%_ASM_SP)
 .endm
 
 /*

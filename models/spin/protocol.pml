@@ -458,6 +458,9 @@ inline guest()
 inline vcpu_run_vendor()
 {
 	store(V, FLAG, IN_GUEST_MODE);
+#if defined(AVIC) && !defined(FAULT_NO_GUEST_BARRIER)
+	smp_mb(V);
+#endif
 	if
 	:: vm_enter();
 		guest();
@@ -713,12 +716,16 @@ inline kvm_mode_read(result)
 	fi
 }
 
+/* VMRUN is still to come for a vCPU that is about to enter. */
+#define worth(how, vector)	((how) != IN_HOST_MODE && \
+				 ((vector) != BELL || (how) == IN_GUEST_MODE))
+
 /* kvm_mode_notify() with its @send, which reads vcpu->cpu */
 inline kvm_mode_notify(how, vector)
 {
 	if
 	:: atomic {
-		how != IN_HOST_MODE ->
+		worth(how, vector) ->
 		if
 		:: how == ENTERING_GUEST_MODE -> witness
 		:: how == IN_GUEST_MODE -> witness
