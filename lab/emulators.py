@@ -90,7 +90,8 @@ class Svm:
         if not (self.options.icount or quantum):
             return ["-accel", "tcg,thread=multi"]
         # sleep=off: the time in which every CPU is halted is skipped.
-        found = ["-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single"]
+        found = ["-rtc", "base=2000-01-01,clock=vm", "-seed", "1",
+                 "-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single"]
         if quantum:
             if qemu_folder(self.options.build).name != "qemu-mended":
                 raise LabError("only QEMU with our patches has --quantum: run `make qemu`")
@@ -107,10 +108,11 @@ class Svm:
 
 class Avic(Svm):
     """The same, a CPU with AVIC (docs/avic.md), and KVM is told to use it.  One thread: on
-    those of a busy machine a sender stands still between the flag and its doorbell."""
+    those of a busy machine a sender stands still between the flag and its doorbell.  vGIF, as
+    CPUs with AVIC have it: AVIC knows nothing of the GIF that KVM emulates for nested guests."""
 
     default_quantum = 32
-    cpu = ("-cpu", "EPYC,+svm,+npt,+avic", "-device", "avic-counters")
+    cpu = ("-cpu", "EPYC,+svm,+npt,+avic,+vgif", "-device", "avic-counters")
     kvm_parameters = "avic=1"
 
     def _binary(self):
