@@ -24,7 +24,7 @@ SOURCE := $(KERNEL)/linux-source-$(BASE)
 PROGRAMS := $(SHARED)/kernel/$(FIRST)
 # Other bases are from another suite of Debian and want its compiler and libc.
 ROOT := $(if $(filter-out $(FIRST),$(BASE)),$(KERNEL)/root)
-LABS := svm vmx
+LABS := svm avic vmx
 
 export KVM_MODE_START := $(shell date +%s)
 export LC_ALL := C.UTF-8
@@ -39,8 +39,8 @@ step = scripts/step --expect $(1) --log $(BUILD)/log/$(2).log
 
 .PHONY: help
 help:
-	@echo 'make bench            stock against patched KVM in both labs: table, $(BUILD)/bench/results.json'
-	@echo '                      (LABS="svm vmx", POSTS=per workload, SEED=1; WHERE=host: on this'
+	@echo 'make bench            stock against patched KVM in all labs: table, $(BUILD)/bench/results.json'
+	@echo '                      (LABS="svm avic vmx", POSTS=per workload, SEED=1; WHERE=host: on this'
 	@echo '                      machine'"'"'s own KVM, with the modules that are loaded; KTAP=1: KTAP'
 	@echo '                      instead, as with compare, stress, mutants and kvm-selftests)'
 	@echo 'make compare          two results.json, such as before and after: A=file B=file'
@@ -50,7 +50,7 @@ help:
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
 	@echo 'make check            every test; ends with "N passed, N failed"'
 	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each'
-	@echo '                      (WHERE="svm vmx" or host, SEED=1, KVM=patched)'
+	@echo '                      (WHERE="svm avic vmx" or host, SEED=1, KVM=patched)'
 	@echo 'make mutants          every mutant of the series, and what catches it'
 	@echo 'make kvm-selftests    the base kernel'"'"'s own KVM selftests on stock and on patched: a table'
 	@echo 'make debug-kernel     the stress tests on kernels with KASAN and lockdep, and with KCSAN'
@@ -263,7 +263,7 @@ PERF_vmx = POSTS=3000
 .PHONY: perf
 perf: lab-setup $(BUILD)/lab/perf.cpio
 	@mkdir -p $(BUILD)/perf
-	@set -o pipefail; for lab in $(LABS); do \
+	@set -o pipefail; for lab in svm vmx; do \
 		case $$lab in svm) set -- '$(PERF_svm)' ;; vmx) set -- '$(PERF_vmx)' ;; esac; \
 		lab/lab.py --build $(BUILD) --base $(BASE) --lab $$lab --kvm $(KVM) --hang 300 \
 			--overlay $(BUILD)/lab/perf.cpio --run "export $$1; /perf/all.sh" | \

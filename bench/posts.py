@@ -24,16 +24,14 @@ LABS = {
     # An exit costs QEMU hundreds of microseconds; shorter gaps would only queue.
     "svm": {"posts": 4000, "extra": "--gap 0:4000000 --exit-gap 200000",
             "expect": 120, "hang": 120},
-    # The target computes for longer than QEMU takes for VMRUN and #VMEXIT, mostly.
-    "avic": {"posts": 4000, "extra": "--gap 0:4000000 --exit-gap 200000 --lab-counters 0x8a20",
-             "expect": 180, "hang": 120},
+    "avic": {"posts": 20000, "extra": "--lab-counters 0x8a20", "expect": 400, "hang": 300},
     "vmx": {"posts": 60000, "extra": "--lab-counters 0x8a20", "expect": 420, "hang": 300},
 }
 
 # Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
 SPURIOUS_RATIO = 0.25       # patched to stock, per posted interrupt
 SPURIOUS_WORKLOADS = ("exits", "mixed")
-OFF_TOLERANCE = 0.10        # patched_off to stock
+OFF_TOLERANCE = {"vmx": 0.10, "avic": 0.20}     # patched_off to stock
 RATE_TOLERANCE = 0.001      # posts per tick, ticks per post: patched to stock
 
 
@@ -123,31 +121,29 @@ class Bound(NamedTuple):
 
 
 def bounds(name, cells):
-    """[Bound]; only the vmx lab's ticks are not those of the machine below."""
+    """[Bound]; the svm lab's ticks are those of the machine below."""
     found = []
     for workload, cell in cells.items():
         if name in ("vmx", "avic") and set(VARIANTS) <= set(cell):
-            found += wasted(workload, cell, name == "vmx")
+            found += wasted(workload, cell, OFF_TOLERANCE[name])
         if name == "vmx" and set(VARIANTS) <= set(cell):
             found += speed_of(workload, cell)
     return found
 
 
-def wasted(workload, cell, with_off):
+def wasted(workload, cell, tolerance):
     """[Bound] of spurious notifications."""
     if workload not in SPURIOUS_WORKLOADS:
         return []
     spurious = {v: per_million(cell[v], "notify_spurious") for v in VARIANTS}
     ratio = spurious["patched"] / max(spurious["stock"], 1)
-    found = [Bound(ratio <= SPURIOUS_RATIO,
-                   f"{workload}: spurious notifications per post, patched/stock",
-                   ratio, f"at most {SPURIOUS_RATIO}")]
     off = spurious["patched_off"] / max(spurious["stock"], 1)
-    if with_off:
-        found.append(Bound(abs(off - 1) <= OFF_TOLERANCE,
-                           f"{workload}: the same, patched_off/stock", off,
-                           f"within {OFF_TOLERANCE:.0%} of 1"))
-    return found
+    return [Bound(ratio <= SPURIOUS_RATIO,
+                  f"{workload}: spurious notifications per post, patched/stock",
+                  ratio, f"at most {SPURIOUS_RATIO}"),
+            Bound(abs(off - 1) <= tolerance,
+                  f"{workload}: the same, patched_off/stock", off,
+                  f"within {tolerance:.0%} of 1")]
 
 
 def speed_of(workload, cell):

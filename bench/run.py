@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs the benchmarks, in both labs at once: stock KVM, patched KVM and a peer in one boot
+"""Runs the benchmarks, in all labs at once: stock KVM, patched KVM and a peer in one boot
 of L1. Posts (posts.py), latencies (latency.py), asynchronous page faults (apf.py), the cost of an
 exit in instructions, the host's scheduling (rt/), a whole VM (guest/), more vCPUs (scaling.py). Or on this machine's own KVM:
 posts and latencies. Prints the tables, or KTAP, writes results.json and report.html. Called by
@@ -73,7 +73,7 @@ def parse():
     args.add_argument("--build", default="build")
     args.add_argument("--base", default="6.12")
     args.add_argument("--out", help="folder of results.json and report.html; default: BUILD/bench")
-    args.add_argument("--labs", default="svm vmx", help="labs, or host; default: both labs")
+    args.add_argument("--labs", default="svm avic vmx", help="labs, or host; default: all labs")
     args.add_argument("--posts", type=int, help="per workload and variant; default: "
                       + ", ".join(f"{n} {s['posts']}" for n, s in posts.LABS.items()))
     args.add_argument("--seed", type=int, default=1)
@@ -161,9 +161,9 @@ def paged(name, args, out):
     return {"apf": variants}
 
 
-# What runs beside what: the vmx lab's emulator has one thread.
+# What runs beside what: the emulators of the vmx and avic labs have one thread.
 JOBS = {"vmx": ((posted, grown, paged), (timed, others)), "svm": ((posted, timed, others, paged),),
-        "avic": ((posted,),), "host": ((posted, timed),)}
+        "avic": ((posted, paged),), "host": ((posted, timed),)}
 
 
 def peak_mib():

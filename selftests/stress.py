@@ -41,6 +41,11 @@ ROUNDS = {
             ("apf_nested_test", "-d 1000 -n 3000", ""),
             ("vm_fail_test", "-d 1000 -n 300", "nested_early_check=1 unrestricted_guest=0")),
 }
+ROUNDS["avic"] = (("lost_interrupt_test", "-d 1000 -n 160000", ""),
+                  ("lost_kick_test", "-d 1000 -n 8000", ""),
+                  ("nested_posted_test", "-d 1000 -n 100", ""), ("vm_fail_test", "-d 1000 -n 200", ""),
+                  ("lifecycle_test", "-d 1000 -n 2", ""), ("apf_test", "-d 1000 -n 42000", ""),
+                  ("apf_abi_test", "", ""), ("apf_nested_test", "-d 1000 -n 1000", ""))
 ROUNDS["host"] = ROUNDS["svm"]
 
 BAD = ("lost", "late", "doubled", "wrong", "stalled", "missing", "never", "stale", "unfinished",
@@ -203,7 +208,8 @@ def main():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--build", default="build")
-    args.add_argument("--where", default="svm vmx", help="labs, or host (default: svm vmx)")
+    args.add_argument("--where", default="svm avic vmx",
+                      help="labs, or host (default: svm avic vmx)")
     args.add_argument("--duration", type=int, default=600, help="seconds for each")
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--kvm", default="patched", help="module set of the labs")
