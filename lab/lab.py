@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from emulators import EMULATORS, LabError, find_one  # noqa: E402
 from mkinitramfs import small_cpio  # noqa: E402
+import monitor  # noqa: E402
 
 EXIT_WARNED = 123
 EXIT_WATCHDOG = 124
@@ -50,6 +51,10 @@ ESCAPE = b"\x1d"                # Ctrl-]
 
 class Watchdog(LabError):
     """--timeout or --hang expired."""
+
+
+class DeafCpu(Watchdog):
+    """The same, and a CPU sleeps in spite of an interrupt: the emulator's fault."""
 
 
 class DeadTimer(LabError):
@@ -243,6 +248,9 @@ class Run:
         """The error, with where each CPU stands."""
         state = self.emulator.state()
         console.log.write("".join(line + "\n" for line in state))
+        deaf = monitor.deaf(state)
+        if deaf and kind is Watchdog:
+            kind, what = DeafCpu, f"{what}; asleep in spite of an interrupt: CPU {deaf}"
         return kind("\n".join([self._say(what, console), *("  | " + s for s in state)]))
 
     def _say(self, what, console):

@@ -16,6 +16,27 @@ REGISTERS = re.compile(r"^((?:RIP|REQ)=.*)", re.MULTILINE)
 LAPIC = re.compile(r"^((?:LVTT|Timer|ISR|IRR|APR)\b.*)", re.MULTILINE)
 
 
+IF, GIF = 0x200, 1              # of RFL and of HF2
+
+
+def deaf(lines):
+    """Numbers of the CPUs, of what cpus() returned, that sleep in HLT with IF and GIF set and an
+    interrupt in IRR above PPR.  No CPU does that: QEMU has lost the request, or not woken the
+    CPU's thread."""
+    text, found = "\n".join(lines), []
+    for cpu in sorted(set(re.findall(r"^cpu (\d+):", text, re.MULTILINE)), key=int):
+        own = "\n".join(re.findall(rf"^cpu {cpu}: (.*)", text, re.MULTILINE))
+        flags = re.search(r"^RIP=.* RFL=([0-9a-f]+) .* HLT=1", own, re.MULTILINE)
+        state = re.search(r"^REQ=.* HF2=([0-9a-f]+)", own, re.MULTILINE)
+        irr = [int(n) for n in re.findall(r"\b\d+\b", (re.findall(r"^IRR (.*)", own, re.MULTILINE)
+                                                       or [""])[0])]
+        ppr = re.search(r"^APR .* PPR 0x([0-9a-f]+)", own, re.MULTILINE)
+        if (flags and state and irr and ppr and int(flags[1], 16) & IF and
+                int(state[1], 16) & GIF and max(irr) >> 4 > int(ppr[1], 16) >> 4):
+            found.append(int(cpu))
+    return found
+
+
 def command(stream, name, **arguments):
     """One QMP command's answer, events skipped."""
     stream.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
