@@ -289,7 +289,7 @@ APIC_SELFTESTS = ("apic_bus_clock_test", "xapic_ipi_test", "xapic_state_test")
 
 
 def test_avic(project):
-    """the emulated AVIC does what the APM says; stock KVM uses it, in that lab only"""
+    """the emulated AVIC does what the APM says; stock KVM and a Linux guest use it, in that lab only"""
     status, out = command("lab/qemu/avic_test.py", "--build", project.build)
     need(status == 0, out[-3000:])
     has = "grep -qw avic /proc/cpuinfo"
@@ -305,6 +305,11 @@ def test_avic(project):
     text = "\n".join(done.lines)
     need(done.status == 0 and "AVIC enabled" in text and "\nY\n" in text, text[-1500:])
     need(re.findall(r"STATUS (\d+)", text) == ["0"] * len(APIC_SELFTESTS), text[-1500:])
+    done = lab.run("avic", "stock", "boot.sh /guest 50 5 2 200", quantum=0, build=project.build,
+                   timeout=400, hang=200, overlay=[project.build / "lab/guest.cpio"],
+                   log=project.log("avic-linux"))
+    need(done.status == 0 and any(line.startswith("membarrier {") for line in done.lines),
+         "Linux as a guest: " + "\n".join(done.lines[-20:]))
 
 
 def test_lab_status(project, name):

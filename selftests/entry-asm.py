@@ -18,7 +18,7 @@ SYMBOL = re.compile(r"^([0-9a-f]+) <([^>]+)>:$")
 RESTORE = re.compile(r"^mov\s+-?(0x)?[0-9a-f]*\(%r\w+\),%r\w+$")
 # Whether to VMLAUNCH or VMRESUME: asked of @flags on the stack there, or in EFLAGS already.
 LAUNCH = re.compile(r"^testl\s+\$0x1,\(%rsp\)$")
-BARRIER = re.compile(r"^lock addl\s+\$0x0,\(%rsp\)$")
+BARRIER = re.compile(r"^lock addl\s+\$0x0,-0x4\(%rsp\)$")
 MITIGATION = re.compile(r"^(nop\w*|xchg\s+%ax,%ax|verw|data16|cs nop\w*)\b")
 
 

@@ -189,9 +189,9 @@ kvm_mode_read(struct kvm_vcpu *vcpu)
  * NOP when it is off: behind the IPI its argument would cost every sender a
  * saved register.
  *
- * A vCPU that need not be notified is woken if it may be blocked.  It is not if its
- * run-loop mode is anything but OUTSIDE_RUN_LOOP: a vCPU stores that mode, and
- * then executes a full barrier (set_current_state() in kvm_vcpu_block()),
+ * A vCPU that need not be notified is woken if it may be blocked.  It is not if
+ * its run-loop mode is anything but OUTSIDE_RUN_LOOP: a vCPU stores that mode,
+ * and then executes a full barrier (set_current_state() in kvm_vcpu_block()),
  * before it checks for pending interrupts for the last time.  Together with
  * the sender's barrier, either the sender reads OUTSIDE_RUN_LOOP here or the
  * vCPU finds the interrupt there.

@@ -18,8 +18,9 @@ TRACE_DEFINE_ENUM(IN_GUEST_MODE);
 
 /*
  * A sender decides whether to notify @vcpu_id: @seen is the flag (or, with
- * precise_notify off, what the run-loop mode stands for).  Unless it is "host"
- * an IPI or a doorbell goes out next; except that no CPU rings its own.
+ * precise_notify off, what the run-loop mode stands for).  An IPI goes out next
+ * unless it is "host", a doorbell if it is "guest"; except that no CPU rings its
+ * own.
  */
 TRACE_EVENT(kvm_mode_notify,
 	TP_PROTO(unsigned int vcpu_id, u8 seen),

@@ -4,7 +4,7 @@
  * and called by the base kernel's svm/vmenter.S, in __svm_vcpu_run() and
  * __svm_sev_es_vcpu_run().
  *
- * Both macros read no register but @svm and the stack pointer, and write none.
+ * Both macros read no register but @svm, and write none.
  * Both run in .noinstr.text with GIF=0.
  */
 
@@ -24,7 +24,7 @@
  */
 .macro KVM_MODE_SVM_ENTER svm:req
 	movb $IN_GUEST_MODE, SVM_vcpu_execution_mode(\svm)
-	lock addl $0, (%_ASM_SP)
+	lock addl $0, -4(%_ASM_SP)
 .endm
 
 /*
