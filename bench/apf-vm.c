@@ -30,7 +30,7 @@
 #define AREAS_GPA	0x18000000ull
 #define AREAS_GVA	0x18000000ull
 /* SMM has an address space of its own. */
-#define SMRAM_SLOT	(1u << 16 | 3)
+#define SMRAM_SLOT	(BIT(16) | 3)
 #define SMRAM_GPA	0x10000000ull
 #define SMRAM_PAGES	16	/* per vCPU */
 #define SMRAM_HANDLER	0x8000	/* from SMBASE; APM volume 2, "SMM Execution Environment" */
