@@ -422,20 +422,24 @@ def vmx_look_first(build, program):
     paths.order({"read flag", "read mode"}, SEND_IPI, SEND_IPI_MASK, WAKE, "read cpu")
 
 
-def notifies(build, paths, send):
-    """What a sender that has read the flag does, by the value that it has read."""
+def notifies(build, paths, send, told):
+    """What a sender that has read the flag does, by the value that it has read: it notifies if
+    that is in @told, otherwise it wakes a vCPU that may be blocked."""
     looks = paths.need({"read flag"})
     paths.need({"return"})
-    for name in ("ENTERING_GUEST_MODE", "IN_GUEST_MODE"):
-        paths.between(looks, paths.have(send) | KICK, {"return"},
-                      {"flag": (~0, build.flag(name))})
-    idle = {"flag": (~0, build.flag("IN_HOST_MODE")), "mode": (~0, build.mode("OUTSIDE_RUN_LOOP"))}
-    paths.between(looks, paths.have({WAKE}) | KICK, {"return"}, idle)
+    for name in ("IN_HOST_MODE", "ENTERING_GUEST_MODE", "IN_GUEST_MODE"):
+        seen = {"flag": (~0, build.flag(name))}
+        if name in told:
+            paths.between(looks, paths.have(send) | KICK, {"return"}, seen)
+            continue
+        idle = {**seen, "mode": (~0, build.mode("OUTSIDE_RUN_LOOP"))}
+        paths.between(looks, paths.have({WAKE}) | KICK, {"return"}, idle)
 
 
 def vmx_notifies(build, program):
     """a vCPU seen in or near the guest gets an IPI, one outside the run loop is woken"""
-    notifies(build, vmx_paths(build, program), {SEND_IPI, SEND_IPI_MASK})
+    notifies(build, vmx_paths(build, program), {SEND_IPI, SEND_IPI_MASK},
+             ("ENTERING_GUEST_MODE", "IN_GUEST_MODE"))
 
 
 def vmx_on_first(build, program):
@@ -474,8 +478,9 @@ def svm_look_first(build, program):
 
 
 def svm_notifies(build, program):
-    """a vCPU seen in or near the guest gets a doorbell, one outside the run loop is woken"""
-    notifies(build, svm_paths(build, program, "svm_complete_interrupt_delivery", VCPU), {DOORBELL})
+    """a vCPU seen in the guest gets a doorbell, one that is not, and outside the run loop, is woken"""
+    notifies(build, svm_paths(build, program, "svm_complete_interrupt_delivery", VCPU), {DOORBELL},
+             ("IN_GUEST_MODE",))
 
 
 def svm_way_out(build, program):
