@@ -86,7 +86,7 @@ class Project:
                               self.source, tree)
         need(status == 0, out)
         if patch:
-            with open(ROOT / f"selftests/mutants/{patch}.patch") as file:
+            with open(mutants.patch_file(self.base, patch)) as file:
                 done = subprocess.run(["patch", "-p1", "--fuzz=0", "--batch", "-d", tree],
                                       stdin=file, capture_output=True, text=True)
             need(done.returncode == 0, f"mutant {patch} does not apply: {done.stdout}")
@@ -186,13 +186,13 @@ def test_static_mutants(project):
     rows = mutants.static_rows(project, lambda text: print(f"# {text}", file=sys.stderr))
     missed = [mutant for mutant, found, _ in rows if not found]
     need(not missed, f"not caught: {', '.join(missed)}")
-    files = {p.stem for p in ROOT.glob("selftests/mutants/*.patch")}
+    files = {p.stem for p in ROOT.glob("selftests/mutants/**/*.patch")}
     unlisted = files - set(mutants.STATIC).union(*mutants.DYNAMIC.values()) - {GAP_PROBE}
     need(not unlisted, f"in no table of mutants.py: {', '.join(sorted(unlisted))}")
     tree = project.tree("mutants-apply")
     for name in sorted(files):
         status, out = command("patch", "-p1", "--fuzz=0", "--batch", "--dry-run", "-d", tree, "-i",
-                              ROOT / f"selftests/mutants/{name}.patch")
+                              mutants.patch_file(project.base, name))
         need(status == 0, f"mutant {name} does not apply: {out}")
     project.notes.append(f"mutants caught in the machine code: {len(rows)}")
 
@@ -1111,7 +1111,7 @@ def run_one(project, number, test, *args):
     start = time.time()
     try:
         attempt(project, test, *args)
-    except (Failed, lab.LabError, OSError, subprocess.SubprocessError, ValueError,
+    except (Failed, lab.LabError, OSError, subprocess.SubprocessError, RuntimeError, ValueError,
             LookupError, StopIteration) as error:
         print("".join(f"# {line}\n" for line in f"{type(error).__name__}: {error}"
                       .splitlines()[:40]) + ktap.result(number, ktap.Case(False, label)),

@@ -96,6 +96,12 @@ def caught_statically(project, tree, mutant):
     return found[0] if found else None
 
 
+def patch_file(base, mutant):
+    """A base whose code around the fault differs has its own patch, to the same effect."""
+    own = ROOT / f"selftests/mutants/{base}/{mutant}.patch"
+    return own if own.exists() else ROOT / f"selftests/mutants/{mutant}.patch"
+
+
 class MutantTree:
     """One patched tree; mutants are put in and taken out, so that builds stay short."""
 
@@ -103,7 +109,7 @@ class MutantTree:
         self.project, self.tree, self.now = project, project.tree(name), None
 
     def patch(self, mutant, *options):
-        with open(ROOT / f"selftests/mutants/{mutant}.patch") as file:
+        with open(patch_file(self.project.base, mutant)) as file:
             done = subprocess.run(["patch", "-p1", "--fuzz=0", "--batch",
                                    "--no-backup-if-mismatch", *options, "-d", self.tree],
                                   stdin=file, capture_output=True, text=True)
