@@ -25,6 +25,7 @@ from collections import deque
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import base_warnings  # noqa: E402
 from emulators import EMULATORS, LabError, find_one  # noqa: E402
 from mkinitramfs import small_cpio  # noqa: E402
 import monitor  # noqa: E402
@@ -33,7 +34,8 @@ EXIT_WARNED = 123
 EXIT_WATCHDOG = 124
 EXIT_LAB = 125
 STATUS_HELP = f"""exit status: that of the command, or
-  {EXIT_WARNED}  the command succeeded, but L1's kernel logged a WARNING (--ignore-warnings: not)
+  {EXIT_WARNED}  the command succeeded, but L1's kernel logged a WARNING that is not the base's own
+       (base_warnings.py; --ignore-warnings: not)
   {EXIT_WATCHDOG}  the watchdog ended the run (--timeout, --hang)
   {EXIT_LAB}  the lab failed: file missing, emulator died, L1 panicked or could not boot
   130  interrupted"""
@@ -97,10 +99,11 @@ class Options:
 
 
 class Result:
-    """What a run left: .status, .lines (the command's output), .warnings, .seconds."""
+    """What a run left: .status, .lines (the command's output), .warnings, .base_warnings (those
+    that stock KVM of this base gives as well), .seconds."""
 
     def __init__(self):
-        self.status, self.lines, self.warnings = None, [], []
+        self.status, self.lines, self.warnings, self.base_warnings = None, [], [], []
         self.boot_seconds = self.seconds = None
 
 
@@ -214,6 +217,8 @@ class Run:
             if writer is not None:
                 os.close(writer)
         result.seconds = time.monotonic() - started
+        result.warnings, result.base_warnings = sort_warnings(
+            result.warnings, self.options.build, self.options.base)
         return result
 
     def _follow(self, reader, console, started):
@@ -347,7 +352,14 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
+def sort_warnings(lines, build, base=None):
+    """(those that are not the base's, those that are)"""
+    return base_warnings.sort(lines, base or base_of(build), Path(build) / "tree/stock")
+
+
 def final_status(result, args):
+    for line in result.base_warnings:
+        print(f"lab: L1's kernel warned, as stock KVM does: {line}", file=sys.stderr)
     for line in result.warnings:
         print(f"lab: L1's kernel warned: {line}", file=sys.stderr)
     if result.status == 0 and result.warnings and not args.ignore_warnings:
