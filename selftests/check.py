@@ -548,7 +548,7 @@ def test_measuring(project):
     for form in ("exit", "exit-fastpath"):
         cost = latency.ratio(forms[form]["patched"], forms[form]["stock"])[0]
         need(cost < 1.01, f"{form}: patched/stock {cost}")
-    # Stock forces none where preemption is lazy, as in 7.2: its worker waits for the vCPU's tick.
+    # Stock forces none where preemption is lazy, as in 7.2: no IPI for its worker (docs/apf.md).
     paged = {v: e["forced_exits"] for v, e in results["labs"]["vmx"]["apf"].items()}
     need(paged["patched"] == 0 < paged["unbound"], f"forced exits: {paged}")
     need(project.root or paged["stock"] > 0, f"forced exits: {paged}")
