@@ -35,9 +35,10 @@ TTYPath=/dev/ttyS0
 [Install]
 WantedBy=graphical.target multi-user.target
 """
-# Statuses and outputs are read from the serial port, each line marked.
+# Statuses and outputs are read from a serial port of their own: the console's getty throws
+# away what is still to be sent when it starts.
 RUN = """#!/bin/bash
-say() { sed 's/^/REHEARSAL /' >/dev/ttyS0; }
+say() { cat >/dev/ttyS1; }
 exec </dev/null
 for _ in $(seq 60); do [ ! -e /dev/kvm ] || break; sleep 1; done
 echo "kernel $(uname -r)" | say
@@ -162,12 +163,12 @@ class Machine:
         with self.mounted() as root:
             for name in ("vmlinuz", "initrd.img"):
                 shutil.copy(root / f"boot/{name}-{release}", self.work / name)
-        serial = self.work / f"{self.suite}-{what.replace(' ', '-')}.serial"
+        serial, said = self.serial(what), self.said(what)
         qemu = self.build / "qemu-mended"
         emulator = subprocess.Popen(
             [qemu / "qemu-system-x86_64", "-L", qemu / "share", "-M", "q35", "-accel",
              "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt", "-smp", "4", "-m", "2048", "-nodefaults",
-             "-display", "none", "-no-reboot", "-serial", f"file:{serial}",
+             "-display", "none", "-no-reboot", "-serial", f"file:{serial}", "-serial", f"file:{said}",
              "-drive", f"file={self.disk},format=raw,if=none,id=disk,cache=unsafe",
              "-device", "virtio-blk-pci,drive=disk", "-kernel", self.work / "vmlinuz",
              "-initrd", self.work / "initrd.img", "-append",
@@ -182,11 +183,21 @@ class Machine:
         finally:
             emulator.kill()
             emulator.wait()
-        text = serial.read_text(errors="replace").replace("\r", "")
-        lines = re.findall(r"REHEARSAL (.*)$", text, re.MULTILINE)
-        need(lines and lines[-1] == "end", f"{what}: did not come to its end, see {serial}")
-        need(f"kernel {release}" in lines, f"{what}: booted another kernel: {lines[:1]}")
+        lines = self.lines(what)
+        need(lines and lines[-1] == "end", f"{what}: did not come to its end, see {serial}, {said}")
+        need(lines[0] == f"kernel {release}", f"{what}: booted another kernel: {lines[:1]}")
         return "\n".join(lines)
+
+    def serial(self, what):
+        """The console of a boot, a file."""
+        return self.work / f"{self.suite}-{what}.serial"
+
+    def said(self, what):
+        """What RUN said in a boot, a file."""
+        return self.serial(what).with_suffix(".said")
+
+    def lines(self, what):
+        return self.said(what).read_text(errors="replace").replace("\r", "").splitlines()
 
     def hashes(self, release):
         """Of all files that the kernel's package brought, and of what else there is."""
@@ -306,8 +317,7 @@ class Rehearsal:
 
     def used(self):
         """a VM that runs is named and left alone; stock and back without a reboot"""
-        said = (self.machine.work / f"{self.machine.suite}-patched.serial").read_text(errors="replace")
-        lines = re.findall(r"REHEARSAL (.*?)\r*$", said, re.MULTILINE)
+        lines = self.machine.lines("patched")
         need("in use 3" in lines, f"not refused: {lines}")
         need(any(re.match(r"kvm-mode: KVM is in use by kvm-mode-bench \(pid \d+\)", line)
                  for line in lines), f"user not named: {lines}")
