@@ -134,11 +134,22 @@ class Machine:
     @contextlib.contextmanager
     def mounted(self):
         self.mount.mkdir(exist_ok=True)
+        while self.mount.is_mount():    # of a run that was killed
+            self.unmount()
         must("mount", "-o", "loop", self.disk, self.mount)
         try:
             yield self.mount
         finally:
-            must("umount", self.mount)
+            self.unmount()
+
+    def unmount(self):
+        """What was killed in the chroot may take a moment to be gone."""
+        for _ in range(20):
+            status, out = run("umount", self.mount)
+            if not status:
+                return
+            time.sleep(0.5)
+        raise Failed(f"umount {self.mount}: {out}")
 
     def chroot(self, *command, ok=True):
         """In a mount namespace of its own, so that nothing stays mounted whatever happens."""
