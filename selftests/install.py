@@ -241,10 +241,9 @@ def foreign(machine):
 
 
 def install_kernel(machine, release, version=None):
-    """Its image and headers; what apt said."""
     exactly = f"={version}" if version else ""
-    return machine.apt("install", "--no-install-recommends", f"linux-image-{release}{exactly}",
-                       f"linux-headers-{release}{exactly}")
+    machine.apt("install", "--no-install-recommends", f"linux-image-{release}{exactly}",
+                f"linux-headers-{release}{exactly}")
 
 
 def ran_a_vm(said, patched, what):
