@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs of a lab beside each other, each in a process of its own: for the vmx lab, whose
 emulator has one thread and whose results do not depend on the machine's load. Ctrl-C and
-SIGTERM end them all, emulators included. Used by bench/run.py and selftests/kvm_selftests.py."""
+SIGTERM end them all, emulators included. Used by bench/run.py, selftests/kvm_selftests.py and
+selftests/check.py."""
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,12 +17,24 @@ def guarded(job):
         os._exit(130)
 
 
+def processes(number):
+    return multiprocessing.Pool(number, signal.signal,
+                                (signal.SIGTERM, signal.default_int_handler))
+
+
+@contextlib.contextmanager
+def meanwhile(function, jobs):
+    """Around what the caller does at the same time: an iterator over function(*job) for each of
+    @jobs, which another process runs in turn."""
+    with processes(1) as pool:
+        yield pool.imap(guarded, [(function, job) for job in jobs])
+
+
 def run(function, jobs, at_once):
     """[function(*job) for each of @jobs], @at_once of them at a time."""
     if len(jobs) == 1:
         return [function(*jobs[0])]
-    with multiprocessing.Pool(at_once, signal.signal,
-                              (signal.SIGTERM, signal.default_int_handler)) as pool:
+    with processes(at_once) as pool:
         results = pool.map(guarded, [(function, job) for job in jobs], chunksize=1)
         pool.close()
         pool.join()

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -31,6 +32,7 @@ import latency  # noqa: E402
 import monitor  # noqa: E402
 import mutants  # noqa: E402
 import posts as bench  # noqa: E402
+import side_by_side  # noqa: E402
 import stress  # noqa: E402
 
 QUICK_POSTS = {"svm": 1500, "avic": 10000, "vmx": 30000}
@@ -617,21 +619,21 @@ def kunit(project, text):
 
 def handed_over(project, text, *argv):
     """What ktap-to-lava.sh calls lava-test-case with: [(case, result, measurement, units)]"""
-    folder = project.work / "lava"
-    folder.mkdir(exist_ok=True)
-    for tool, text_of_it in (("lava-test-case", 'echo "$@" >> "$LAVA_CALLS"'),
-                             ("modprobe", "exit 1")):
-        (folder / tool).write_text(f"#!/bin/sh\n{text_of_it}\n")
-        (folder / tool).chmod(0o755)
-    calls = folder / "calls"
-    calls.write_text("")
-    done = subprocess.run(argv or [ROOT / "bench/ci/ktap-to-lava.sh", "x"], input=text, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
-                              **os.environ, "PATH": f"{folder}:{os.environ['PATH']}",
-                              "LAVA_CALLS": str(calls)})
+    with tempfile.TemporaryDirectory(dir=project.work) as folder:
+        for tool, text_of_it in (("lava-test-case", 'echo "$@" >> "$LAVA_CALLS"'),
+                                 ("modprobe", "exit 1")):
+            Path(folder, tool).write_text(f"#!/bin/sh\n{text_of_it}\n")
+            Path(folder, tool).chmod(0o755)
+        calls = Path(folder, "calls")
+        calls.write_text("")
+        done = subprocess.run(argv or [ROOT / "bench/ci/ktap-to-lava.sh", "x"], input=text,
+                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
+                                  **os.environ, "PATH": f"{folder}:{os.environ['PATH']}",
+                                  "LAVA_CALLS": str(calls)})
+        lines = calls.read_text().splitlines()
     need(done.returncode == 0, f"status {done.returncode}: {done.stdout[-1000:]}")
     found = []
-    for line in calls.read_text().splitlines():
+    for line in lines:
         call = re.fullmatch(r"([\w.-]+) --result (pass|fail|skip)"
                             r"(?: --measurement ([\d.]+) --units (\S+))?", line)
         need(call, f"LAVA would not take: {line}")
@@ -1098,23 +1100,31 @@ def test_missing_image(project):
     need(status == 125 and "make lab-setup" in out, f"status {status}: {out}")
 
 
-TESTS = (
+# Tests of the vmx lab: its emulator has one thread, and its results do not depend on the
+# machine's load. They run on one CPU while the other has those of the second list: builds,
+# models, and labs of one thread or with little to do.
+BESIDE = (
+    (test_lab_status, "vmx"), (test_posted, "vmx"), (test_toggle, "vmx"), (test_stress, "vmx"),
+    (test_tracepoint,), (test_perf,), (test_late_mutant,), (test_remainder,),
+)
+MEANWHILE = (
     (test_build_is_clean,), (test_own_files_w1,), (test_entry_assembly,),
     (test_entry_assembly_stock,), (test_entry_order,), (test_static_mutants,), (test_style,),
     (test_litmus,), (test_litmus_named,), (test_spin,),
     (test_users,), (test_rename,), (test_series,), (test_series_refused,),
     (test_bad_base,), (test_check_modules,),
     (test_full_disk,),
-    (test_no_network,), (test_missing_image,), (test_hang,),
-    (test_dead_timer,), (test_deaf_cpu,), (test_killed_emulator,), (test_avic,),
-    (test_lab_status, "svm"), (test_posted, "svm"), (test_posted, "avic"),
-    (test_toggle, "svm"), (test_lab_status, "vmx"), (test_posted, "vmx"),
-    (test_toggle, "vmx"), (test_stress, "svm"), (test_stress, "avic"),
-    (test_stress, "vmx"), (test_tracepoint,), (test_perf,), (test_whole_vm,), (test_pressure,),
-    (test_base_warnings,), (test_repeats, "avic"), (test_repeats, "vmx"), (test_measuring,),
-    (test_compare,), (test_readme,), (test_no_kvm,), (test_ktap,), (test_ci_kit,),
-    (test_late_mutant,), (test_remainder,),
-    (test_kvm_selftests, "svm"), (test_kvm_selftests, "vmx"), (test_i386,),
+    (test_no_network,), (test_missing_image,), (test_i386,), (test_readme,), (test_no_kvm,),
+    (test_ktap,), (test_ci_kit,), (test_deaf_cpu,), (test_avic,), (test_posted, "avic"),
+    (test_stress, "avic"),
+)
+# The svm lab's emulator has a thread for each CPU of L1; the others here use two CPUs themselves,
+# or what one of these has left.
+ALONE = (
+    (test_hang,), (test_dead_timer,), (test_killed_emulator,), (test_lab_status, "svm"),
+    (test_posted, "svm"), (test_toggle, "svm"), (test_stress, "svm"), (test_whole_vm,),
+    (test_pressure,), (test_base_warnings,), (test_repeats, "avic"), (test_repeats, "vmx"),
+    (test_measuring,), (test_compare,), (test_kvm_selftests, "svm"), (test_kvm_selftests, "vmx"),
 )
 
 
@@ -1129,19 +1139,27 @@ def attempt(project, test, *args):
         test(project, *args)
 
 
-def run_one(project, number, test, *args):
+def run_one(project, test, *args):
+    """(the result, the test's notes)"""
     label = test.__doc__.splitlines()[0] + (f" ({args[0]} lab)" if args else "")
-    start = time.time()
+    start, project.notes = time.time(), []
     try:
         attempt(project, test, *args)
     except (Failed, lab.LabError, OSError, subprocess.SubprocessError, RuntimeError, ValueError,
             LookupError, StopIteration) as error:
-        print("".join(f"# {line}\n" for line in f"{type(error).__name__}: {error}"
-                      .splitlines()[:40]) + ktap.result(number, ktap.Case(False, label)),
-              flush=True)
-        return False
-    print(ktap.result(number, ktap.Case(True, label, f"{time.time() - start:.0f} s")), flush=True)
-    return True
+        project.notes += f"{type(error).__name__}: {error}".splitlines()[:40]
+        return ktap.Case(False, label), project.notes
+    return ktap.Case(True, label, f"{time.time() - start:.0f} s"), project.notes
+
+
+def run_all(project, beside, meanwhile, alone):
+    """Yields what run_one returns, for each of the tests."""
+    with side_by_side.meanwhile(run_one, [(project, *t) for t in beside]) as results:
+        for test in meanwhile:
+            yield run_one(project, *test)
+        yield from results
+    for test in alone:
+        yield run_one(project, *test)
 
 
 def main():
@@ -1151,14 +1169,15 @@ def main():
     args.add_argument("--base", default="6.12")
     args.add_argument("--only", default="", help="run tests whose name contains this")
     args = args.parse_args()
-    project = Project(args)
-    chosen = [t for t in TESTS if args.only in "-".join([t[0].__name__, *t[1:]])]
-    print(f"{ktap.HEAD}\n1..{len(chosen)}", flush=True)
-    passed = sum(run_one(project, i, *t) for i, t in enumerate(chosen, 1))
-    for note in project.notes:
-        print(f"# {note}")
-    print(f"{passed} passed, {len(chosen) - passed} failed")
-    return 0 if passed == len(chosen) else 1
+    lists = [[t for t in tests if args.only in "-".join([t[0].__name__, *t[1:]])]
+             for tests in (BESIDE, MEANWHILE, ALONE)]
+    number, passed = sum(map(len, lists)), 0
+    print(f"{ktap.HEAD}\n1..{number}", flush=True)
+    for i, (case, notes) in enumerate(run_all(Project(args), *lists), 1):
+        print("".join(f"# {note}\n" for note in notes) + ktap.result(i, case), flush=True)
+        passed += case.ok
+    print(f"{passed} passed, {number - passed} failed")
+    return 0 if passed == number else 1
 
 
 if __name__ == "__main__":
