@@ -44,17 +44,36 @@ for _ in $(seq 60); do [ ! -e /dev/kvm ] || break; sleep 1; done
 echo "kernel $(uname -r)" | say
 { kvm-mode status; echo "status $?"; } 2>&1 | say
 # With gaps in which the target computes on a slow machine, too.
-{
+vm() {
 	/rehearsal/kvm-mode-bench post --json --posts 300 --workload exits --gap 0:1000000
 	echo "vm $?"
-} 2>&1 | say
-if command -v kvm-mode >/dev/null && kvm-mode status >/dev/null; then
+}
+vm 2>&1 | say
+if [ -d /rehearsal/tree ]; then
+	{
+		kvm-mode stock; echo "stock $?"
+		/rehearsal/tree/dkms/install /rehearsal/kvm-mode-dkms_*.deb; echo "install $?"
+		vm
+		/rehearsal/tree/dkms/install --remove; echo "uninstall $?"
+		cat /sys/module/kvm/version || echo "no version"
+		vm
+	} 2>&1 | say
+elif command -v kvm-mode >/dev/null && kvm-mode status >/dev/null; then
 	/rehearsal/kvm-mode-bench post --posts 1000000 --workload exits >/dev/null 2>&1 & vm=$!
 	sleep 4
 	{ kvm-mode status | grep -E '^(used by|counters)'; kvm-mode load; echo "in use $?"; } 2>&1 | say
 	kill $vm; wait $vm 2>/dev/null
 	{ kvm-mode stock; echo "stock $?"; kvm-mode status | grep -E '^(kvm|patched)'; } 2>&1 | say
 	{ kvm-mode load; echo "load $?"; kvm-mode status | grep -E '^(kvm|patched)'; } 2>&1 | say
+fi
+# udev, too, tries the vendor's module while ensure loads the kernel's own: for each CPU.
+if [ -e /rehearsal/collide ]; then
+	for i in $(seq 10); do
+		modprobe -r kvm-amd kvm
+		while :; do modprobe -q kvm-amd; done & others=$!
+		kvm-mode ensure; echo "ensure $?: $(cat /sys/module/kvm_amd/initstate)"
+		kill $others; wait $others
+	done 2>&1 | say
 fi
 journalctl --no-pager -b -u kvm-mode-dkms 2>/dev/null | grep -F 'kvm-mode[' | say
 echo end | say
@@ -337,18 +356,21 @@ class Rehearsal:
              any(re.match("patched +yes", line) for line in lines[load:]), f"{lines}")
 
     def tampered(self):
-        """a module that was tampered with is not loaded: the kernel's own is, and it is said"""
+        """a module that was tampered with: the kernel's own is loaded, whoever else tries, and it is said"""
         m, release = self.machine, self.new[0]
         with m.mounted() as root:
             module = next(root.glob(f"lib/modules/{release}/updates/dkms/kvm.ko*"))
             kept = module.read_bytes()
             module.write_bytes(kept[:len(kept) // 2])
+            (root / "rehearsal/collide").touch()
         try:
             said = m.boot(release, "tampered")
         finally:
             with m.mounted():
                 module.write_bytes(kept)
+                (root / "rehearsal/collide").unlink()
         ran_a_vm(said, False, "tampered")
+        need(said.count("\nensure 1: live\n") == 10, f"beside others that load modules: {said}")
         need("kernel's own are loaded instead" in said, f"not said: {said}")
 
     def unsigned(self):
@@ -383,11 +405,29 @@ class Rehearsal:
     def dkms_version(self):
         return self.package.name.split("_")[1]
 
+    def by_make(self):
+        """make install and make uninstall where the kernel runs: loaded, and back, without a reboot"""
+        m, release = self.machine, self.new[0]
+        with m.mounted() as root:
+            tree = root / "rehearsal/tree"
+            (tree / "patches/6.12").mkdir(parents=True)
+            (tree / "dkms").mkdir()
+            shutil.copy(ROOT / "dkms/install", tree / "dkms")
+        m.boot(release, "make")
+        lines = m.lines("make")
+        marks = ["stock 0", "install 0", "uninstall 0"]
+        need(all(mark in lines for mark in marks), f"{lines}")
+        stock, install, uninstall = map(lines.index, marks)
+        need(any(re.match("patched +yes", line) for line in lines[stock:install]),
+             f"not loaded: {lines[stock:]}")
+        need("vm 0" in lines[install:uninstall] and "vm 0" in lines[uninstall:], f"no VM: {lines[stock:]}")
+        need("no version" in lines[uninstall:], f"not the kernel's own: {lines[uninstall:]}")
+
     def removed(self):
         """the package is removed: every file of the kernels' is as it was, KVM is the kernel's"""
         m = self.machine
         with m.mounted() as root:
-            m.apt("purge", "kvm-mode-dkms")
+            shutil.rmtree(root / "rehearsal/tree")
             for release, before in self.before.items():
                 now = m.hashes(release)
                 changed = [name for name in before if now.get(name) != before[name]
@@ -403,7 +443,7 @@ class Rehearsal:
 
     def steps(self):
         return (self.refused, self.upgraded, self.used, self.other_base, self.tampered,
-                self.unsigned, self.interrupted, self.removed)
+                self.unsigned, self.interrupted, self.by_make, self.removed)
 
 
 def rehearse(machine, package):
