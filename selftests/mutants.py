@@ -55,7 +55,7 @@ DYNAMIC = {"vmx": {
     "elide-wait": ("", "lost_kick_test -d 1000 -n 20000 -c wait-kick", r"unfinished [1-9]"),
     "no-vmfail-write": ("", "vm_fail_test -d 1000 -n 300 -c 'VM-Fail on entry'", r"not ok"),
     "bailout-leaves-entering": ("", "vm_fail_test -d 1000 -n 300 -c 'broken off'", r"not ok"),
-    "stale-in-guest": ("", "lifecycle_test -d 1000 -n 2", r"stale_flag [1-9]"),
+    "stale-in-guest": ("", "lifecycle_test -d 1000 -n 2 -c 'create, run, destroy'", r"stale_flag [1-9]"),
     "apf-token-before-claim": ("", "apf_test -d 1000 -n 42000 -c 'many at once'", r"lost [1-9]"),
     "apf-claim-kept": ("", "apf_test -d 1000 -n 42000 -c 'not there'", r"lost [1-9]"),
     "apf-overwrite": ("", "apf_test -d 1000 -n 42000 -c 'many at once'", r"lost [1-9]"),
