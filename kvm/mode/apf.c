@@ -3,35 +3,30 @@
  * Page-ready events without VM-Exits.  apf.h has the interface.
  *
  * A page-ready event is a token, written to an area that the guest has named, and
- * an interrupt.  There is one place for a token.  The guest clears it when it has
- * read the token, and then writes to MSR_KVM_ASYNC_PF_ACK, which makes the next
- * event due.
+ * an interrupt.  There is one place for a token: the guest clears it when it has
+ * read the token, and then writes to MSR_KVM_ASYNC_PF_ACK.  A token that is not 0
+ * is never overwritten, whoever has left it there.
  *
- * Whoever has an event to send, the worker that got the page, the vCPU on its way
- * into the guest or the handler of the ACK, claims the place first:
+ * vcpu->async_pf.lock makes one step of it for all senders: the look at the vCPU's
+ * state, the choice of the event, the token, the interrupt.  So an event that one
+ * sender leaves alone, as the place is taken, is seen by the ACK that frees it.
  *
- *   FREE -> CLAIMED	cmpxchg(); no one else looks for an event or writes a token
- *   CLAIMED -> SENT	the token is written; the interrupt follows
- *   CLAIMED -> FREE	there is nothing to send, or it cannot be sent from here
- *   SENT -> FREE	the guest's ACK
+ * The worker that got the page sends the event, and leaves a running vCPU alone:
+ * the vCPU gets a posted interrupt where there is APICv or AVIC, and has a request
+ * pending, whose handler maps the page and takes the event off the list at the
+ * next VM-Exit, which is the ACK's at the latest.  Only if the area cannot be
+ * written to by a worker is the vCPU made to leave.
  *
- * An event is on vcpu->async_pf.done before its worker tries to claim the place,
- * and stays there, marked as sent, until the vCPU takes it off.  Who finds the
- * place taken leaves its event to the one who frees it: after it has freed the
- * place, it looks for events again.  Litmus: apf-claim, apf-claim-ack.
- *
- * A token that the guest has not cleared is never overwritten, whatever the state
- * of the place says: a guest may clear it and not ACK, ACK and not clear it, or
- * come with a token of the host that it has left.  Litmus: apf-clear.
- *
- * A running vCPU is left alone.  It gets a posted interrupt where there is APICv
- * or AVIC, and has a request pending, whose handler maps the page and takes the
- * event off the list at the next VM-Exit, which is the ACK's at the latest.  Only
- * if the area's mapping cannot be used by a worker is the vCPU made to leave.
+ * Nothing is sent while the vCPU is not in KVM_RUN.  Its memory, its local APIC
+ * and its MSRs are userspace's then, to be saved and loaded in any order; and there
+ * need be no VMM any more, nor memory where the area was.
  */
-#include <linux/atomic.h>
 #include <linux/kvm_host.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
 #include <linux/spinlock.h>
+#include <linux/timer.h>
+#include <linux/uaccess.h>
 #include <trace/events/kvm.h>
 
 #include "cpuid.h"
@@ -41,92 +36,38 @@
 #include "apf.h"
 #include "mode.h"
 
-/* Of vcpu->arch.apf.slot, the place of the token. */
-enum {
-	APF_SLOT_FREE,
-	APF_SLOT_CLAIMED,
-	APF_SLOT_SENT,
-};
+/* Those below are exceptions': the guest has not named its own yet. */
+#define APF_FIRST_VECTOR	32
 
-#define APF_FIRST_VECTOR	16
+/* How often an area that cannot be written to is tried again, in jiffies. */
+#define APF_RETRY		max(HZ / 100, 1)
 
-/* What is used of struct kvm_vcpu_pv_apf_data: flags and token. */
-#define APF_AREA_SIZE	sizeof(u64)
+/* How often the area is made present at once; reclaim may be as fast. */
+#define APF_FAULTS		3
 
-static u32 *apf_word(struct kvm_vcpu *vcpu, size_t offset)
+static gpa_t apf_area(struct kvm_vcpu *vcpu)
 {
-	return vcpu->arch.apf.area.khva + offset;
-}
-
-static u32 *apf_token(struct kvm_vcpu *vcpu)
-{
-	return apf_word(vcpu, offsetof(struct kvm_vcpu_pv_apf_data, token));
+	return READ_ONCE(vcpu->arch.apf.msr_en_val) & ~0x3full;
 }
 
 /*
- * Lock the mapping of the area so that it can be written to.  Only the vCPU
- * itself, @own, can make a new mapping, which sleeps, and can log a page as
- * dirty, which belongs to a vCPU.
+ * The token's address in the host, or an error hva: no writable memory of the
+ * guest's.  With kvm->srcu read-locked, which keeps the memslot.
  */
-static bool apf_lock_area(struct kvm_vcpu *vcpu, bool own, unsigned long *irqs)
+static unsigned long apf_token_hva(struct kvm_vcpu *vcpu, bool *logged)
 {
-	struct gfn_to_pfn_cache *area = &vcpu->arch.apf.area;
+	gpa_t gpa = apf_area(vcpu) + offsetof(struct kvm_vcpu_pv_apf_data, token);
+	struct kvm_memory_slot *slot = gfn_to_memslot(vcpu->kvm, gpa_to_gfn(gpa));
+	unsigned long hva = gfn_to_hva_memslot(slot, gpa_to_gfn(gpa));
 
-	for (;;) {
-		read_lock_irqsave(&area->lock, *irqs);
-		if (kvm_gpc_check(area, APF_AREA_SIZE) &&
-		    (own || !kvm_slot_dirty_track_enabled(area->memslot))) {
-			__release(&area->lock);		/* for sparse: handed over */
-			return true;
-		}
-		read_unlock_irqrestore(&area->lock, *irqs);
-
-		if (!own || kvm_gpc_refresh(area, APF_AREA_SIZE))
-			return false;
-	}
+	if (logged)
+		*logged = slot && kvm_slot_dirty_track_enabled(slot);
+	return kvm_is_error_hva(hva) ? hva : hva + offset_in_page(gpa);
 }
 
-static void apf_unlock_area(struct kvm_vcpu *vcpu, unsigned long irqs)
+static u32 apf_vector(struct kvm_vcpu *vcpu)
 {
-	__acquire(&vcpu->arch.apf.area.lock);
-	read_unlock_irqrestore(&vcpu->arch.apf.area.lock, irqs);
-}
-
-/* Written by the caller, with the area locked. */
-static void apf_area_written(struct kvm_vcpu *vcpu, bool own)
-{
-	if (own)
-		kvm_gpc_mark_dirty_in_slot(&vcpu->arch.apf.area);
-}
-
-/* Only the vCPU itself may pass over a guest that clears its token without ACK. */
-static bool apf_claim(struct kvm_vcpu *vcpu, bool own)
-{
-	int old = atomic_read(&vcpu->arch.apf.slot);
-
-	if (old == APF_SLOT_CLAIMED || (old == APF_SLOT_SENT && !own))
-		return false;
-
-	/* Full barrier: the claim before the event and the token.  Litmus: apf-two-senders. */
-	return atomic_cmpxchg(&vcpu->arch.apf.slot, old, APF_SLOT_CLAIMED) == old;
-}
-
-/* Full barrier: the claim is given up before the caller looks again. */
-static void apf_unclaim(struct kvm_vcpu *vcpu, bool sent)
-{
-	atomic_xchg(&vcpu->arch.apf.slot, sent ? APF_SLOT_SENT : APF_SLOT_FREE);
-}
-
-/* The guest's ACK, or a new area.  A claim ends by itself. */
-static void apf_free(struct kvm_vcpu *vcpu)
-{
-	atomic_cmpxchg(&vcpu->arch.apf.slot, APF_SLOT_SENT, APF_SLOT_FREE);
-
-	/*
-	 * The place before the list and the token; pairs with apf_unclaim(), and
-	 * with the worker's barrier.  Litmus: apf-claim-ack, apf-clear.
-	 */
-	smp_mb();
+	return READ_ONCE(vcpu->arch.apf.msr_int_val) & KVM_ASYNC_PF_VEC_MASK;
 }
 
 static bool apf_has_token(struct kvm_async_pf *work)
@@ -135,156 +76,297 @@ static bool apf_has_token(struct kvm_async_pf *work)
 }
 
 /*
- * The oldest event that is to be sent.  It stays valid for the holder of the claim:
- * the vCPU takes off the list what was sent, and everything when the guest
- * disables the mechanism, after it has waited for the workers.
+ * The oldest event that is to be sent.  It stays valid while the lock is held: the
+ * vCPU takes off the list what was sent, and everything when the guest disables
+ * the mechanism, after it has waited for the workers.
  */
 static struct kvm_async_pf *apf_next(struct kvm_vcpu *vcpu)
 {
-	struct kvm_async_pf *work, *next = NULL;
+	struct kvm_async_pf *work;
 
-	spin_lock(&vcpu->async_pf.lock);
 	list_for_each_entry(work, &vcpu->async_pf.done, link) {
-		if (apf_has_token(work) && !work->arch.sent) {
-			next = work;
-			break;
-		}
+		if (apf_has_token(work) && !work->arch.sent)
+			return work;
 	}
-	spin_unlock(&vcpu->async_pf.lock);
-
-	return next;
+	return NULL;
 }
 
 /*
- * Under the claim.  -ENOENT: there is nothing to send any more; -EBUSY: the guest
- * has not cleared its last token; -EAGAIN: the area cannot be written to from here.
+ * Can the guest get an event now?  If not, it is due when the vCPU runs, has
+ * enabled its local APIC, or has named its vector: each makes the request.
+ * Litmus: apf-pause.
  */
-static int apf_write_token(struct kvm_vcpu *vcpu, bool own)
+static bool apf_may_send(struct kvm_vcpu *vcpu)
 {
-	struct kvm_async_pf *work = apf_next(vcpu);
-	unsigned long irqs;
-	int r = -EBUSY;
+	lockdep_assert_held(&vcpu->async_pf.lock);
 
-	if (!work)
-		return -ENOENT;
-
-	if (!apf_lock_area(vcpu, own, &irqs))
-		return -EAGAIN;
-
-	if (!READ_ONCE(*apf_token(vcpu))) {
-		if (work->wakeup_all)
-			work->arch.token = ~0;
-		trace_kvm_async_pf_ready(work->arch.token, work->cr2_or_gpa);
-		WRITE_ONCE(*apf_token(vcpu), work->arch.token);
-		apf_area_written(vcpu, own);
-
-		/*
-		 * From here on the vCPU may free it; pairs with the acquire in
-		 * kvm_arch_can_dequeue_async_page_present().  Litmus: apf-sent.
-		 * Still with the lock: kvm_apf_start() tells by it which events
-		 * went to the old area.
-		 */
-		smp_store_release(&work->arch.sent, true);
-		r = 0;
-	}
-	apf_unlock_area(vcpu, irqs);
-
-	return r;
-}
-
-static bool apf_token_is_cleared(struct kvm_vcpu *vcpu, bool own)
-{
-	unsigned long irqs;
-	bool cleared;
-
-	if (!apf_lock_area(vcpu, own, &irqs))
-		return false;
-
-	cleared = !READ_ONCE(*apf_token(vcpu));
-	apf_unlock_area(vcpu, irqs);
-	return cleared;
+	return vcpu->arch.apf.runs && kvm_pv_async_pf_enabled(vcpu) &&
+	       kvm_lapic_enabled(vcpu) && apf_vector(vcpu) >= APF_FIRST_VECTOR;
 }
 
 /*
- * An interrupt for a token that was written.  The local APIC refuses it if the
- * guest has disabled it just now; the vCPU sends it when it is enabled again.
+ * An interrupt for a token that lies in its place.  The local APIC refuses it if
+ * the guest has disabled it just now.
  */
 static void apf_interrupt(struct kvm_vcpu *vcpu)
 {
 	struct kvm_lapic_irq irq = {
 		.delivery_mode = APIC_DM_FIXED,
-		.vector = READ_ONCE(vcpu->arch.apf.vec),
+		.vector = apf_vector(vcpu),
 	};
 
-	if (kvm_apic_set_irq(vcpu, &irq, NULL))
-		return;
-
-	WRITE_ONCE(vcpu->arch.apf.irq_owed, true);
-	kvm_make_request(KVM_REQ_APF_READY, vcpu);
+	vcpu->arch.apf.pageready_pending = true;
+	vcpu->arch.apf.irq_owed = !kvm_apic_set_irq(vcpu, &irq, NULL);
 }
 
 /*
- * Send an event if there is one and the guest can take it.  Returns false if only
- * the vCPU itself can do it.  An event that the guest cannot take now is due when
- * it has written to the ACK's MSR, enabled its local APIC or named its vector.
+ * 0 becomes @token.  1: the guest has not cleared the last one.  -EFAULT: not
+ * present, which is all that this says with page faults disabled.
  */
-static bool apf_send(struct kvm_vcpu *vcpu, bool own)
+static int apf_put_token(unsigned long hva, u32 token)
+{
+	u32 __user *place = (u32 __user *)hva;
+	u32 old = 0;
+
+	return __try_cmpxchg_user(place, &old, token, fault);
+}
+
+static int apf_put_token_nofault(unsigned long hva, u32 token)
 {
 	int r;
 
-	/* Vectors below are exceptions': the guest has not named its own yet. */
-	if (!kvm_pv_async_pf_enabled(vcpu) || !kvm_lapic_enabled(vcpu) ||
-	    READ_ONCE(vcpu->arch.apf.vec) < APF_FIRST_VECTOR)
-		return true;
+	pagefault_disable();
+	r = apf_put_token(hva, token);
+	pagefault_enable();
+	return r;
+}
+
+static int apf_put_token_page(struct page *page, unsigned int offset, u32 token)
+{
+	void *base = kmap_local_page(page);
+	u32 old = cmpxchg((u32 *)(base + offset), 0, token);
+
+	kunmap_local(base);
+	return old ? 1 : 0;
+}
+
+/*
+ * Send the oldest event, to an area that is in @page, or at @hva of this process.
+ * 0: sent; else as apf_put_token().
+ */
+static int apf_send(struct kvm_vcpu *vcpu, struct kvm_async_pf *work, unsigned long hva,
+		    struct page *page)
+{
+	int r;
+
+	if (work->wakeup_all)
+		work->arch.token = ~0;
+
+	if (page)
+		r = apf_put_token_page(page, offset_in_page(hva), work->arch.token);
+	else
+		r = apf_put_token_nofault(hva, work->arch.token);
+	if (r)
+		return r;
+
+	trace_kvm_async_pf_ready(work->arch.token, work->cr2_or_gpa);
+	WRITE_ONCE(work->arch.sent, true);
+	apf_interrupt(vcpu);
+	return 0;
+}
+
+/*
+ * By the vCPU, whose memory this is, with the lock.  -EFAULT: the area has to be
+ * made present, without the lock.
+ */
+static int apf_try_send_own(struct kvm_vcpu *vcpu)
+{
+	struct kvm_async_pf *work = apf_next(vcpu);
+	unsigned long hva;
+	u32 token;
+	int r;
+
+	if (!apf_may_send(vcpu) || (!work && !vcpu->arch.apf.irq_owed))
+		return 0;
+
+	hva = apf_token_hva(vcpu, NULL);
+	if (kvm_is_error_hva(hva))
+		return -EFAULT;
+
+	/* A token may lie there that has no interrupt. */
+	if (vcpu->arch.apf.irq_owed) {
+		if (copy_from_user_nofault(&token, (void __user *)hva, sizeof(token)))
+			return -EFAULT;
+		vcpu->arch.apf.irq_owed = false;
+		if (token) {
+			apf_interrupt(vcpu);
+			return 0;
+		}
+		if (!work)
+			return 0;
+	}
+
+	r = apf_send(vcpu, work, hva, NULL);
+	if (!r)
+		mark_page_dirty(vcpu->kvm, gpa_to_gfn(apf_area(vcpu)));
+	return r < 0 ? r : 0;
+}
+
+/* As the guest would do it, and as easily interrupted by a signal. */
+static bool apf_fault_in(struct kvm_vcpu *vcpu)
+{
+	unsigned long hva = apf_token_hva(vcpu, NULL);
+
+	return !kvm_is_error_hva(hva) && apf_put_token(hva, 0) >= 0;
+}
+
+static void apf_send_own(struct kvm_vcpu *vcpu)
+{
+	int r, tries = APF_FAULTS;
 
 	do {
-		if (!apf_next(vcpu) || !apf_claim(vcpu, own))
-			return true;
+		spin_lock(&vcpu->async_pf.lock);
+		r = apf_try_send_own(vcpu);
+		spin_unlock(&vcpu->async_pf.lock);
+		if (!r)
+			return;
+	} while (tries-- && apf_fault_in(vcpu));
 
-		r = apf_write_token(vcpu, own);
-		apf_unclaim(vcpu, !r);
+	/* The memslot is gone, or the host's mapping; nobody tells when it is back. */
+	mod_timer(&vcpu->arch.apf.retry, jiffies + APF_RETRY);
+}
+
+static void apf_retry(struct timer_list *timer)
+{
+	struct kvm_vcpu *vcpu = container_of(timer, struct kvm_vcpu, arch.apf.retry);
+
+	kvm_make_request(KVM_REQ_APF_READY, vcpu);
+	kvm_make_request(KVM_REQ_UNBLOCK, vcpu);
+	kvm_vcpu_kick(vcpu);
+}
+
+/*
+ * By a worker, with the lock: is there something for it to send?  An event that
+ * waits for the ACK is the vCPU's, so that a guest with many events outstanding is
+ * not made to pay for looks at its place; and so is an interrupt that is owed.
+ */
+static struct kvm_async_pf *apf_next_remote(struct kvm_vcpu *vcpu)
+{
+	if (!apf_may_send(vcpu) || vcpu->arch.apf.pageready_pending ||
+	    vcpu->arch.apf.irq_owed)
+		return NULL;
+
+	return apf_next(vcpu);
+}
+
+/*
+ * The event, and where it goes.  -ENOENT: there is none.  -EFAULT: only the vCPU
+ * can write there, as no one else may log a page as dirty, or there is nothing.
+ */
+static int apf_look_remote(struct kvm_vcpu *vcpu, struct kvm_async_pf **work,
+			   unsigned long *hva)
+{
+	bool logged;
+
+	*work = apf_next_remote(vcpu);
+	if (!*work)
+		return -ENOENT;
+
+	*hva = apf_token_hva(vcpu, &logged);
+	return kvm_is_error_hva(*hva) || logged ? -EFAULT : 0;
+}
+
+/*
+ * With the page pinned.  The vCPU is in KVM_RUN while this writes, and a memslot
+ * is not changed; a page that userspace unmaps at this moment is as if it had been
+ * written to before.  -EAGAIN: the area is elsewhere by now.
+ */
+static int apf_send_to_page(struct kvm_vcpu *vcpu, unsigned long pinned, struct page *page)
+{
+	struct kvm_async_pf *work;
+	unsigned long hva;
+	int idx, r;
+
+	idx = srcu_read_lock(&vcpu->kvm->srcu);
+	spin_lock(&vcpu->async_pf.lock);
+	r = apf_look_remote(vcpu, &work, &hva);
+	if (!r)
+		r = hva == pinned ? apf_send(vcpu, work, hva, page) : -EAGAIN;
+	spin_unlock(&vcpu->async_pf.lock);
+	srcu_read_unlock(&vcpu->kvm->srcu, idx);
+
+	return r;
+}
+
+/* false: the vCPU has to do it.  The caller has a reference to the VM's mm. */
+static bool apf_send_remote(struct kvm_vcpu *vcpu)
+{
+	struct mm_struct *mm = vcpu->kvm->mm;
+	struct kvm_async_pf *work;
+	int idx, r, locked;
+	unsigned long hva;
+	struct page *page;
+	long pinned;
+
+	do {
+		idx = srcu_read_lock(&vcpu->kvm->srcu);
+		spin_lock(&vcpu->async_pf.lock);
+		r = apf_look_remote(vcpu, &work, &hva);
+		spin_unlock(&vcpu->async_pf.lock);
+		srcu_read_unlock(&vcpu->kvm->srcu, idx);
+		if (r)
+			break;
 
 		/*
-		 * What has come meanwhile was left to this claim: another event,
-		 * or the guest's ACK.  Litmus: apf-claim, apf-clear.
+		 * Not to wait for I/O, or for a userfaultfd: the vCPU waits for the
+		 * worker of what it takes off the list, and not for signals.
 		 */
-	} while (r == -ENOENT || (r == -EBUSY && apf_token_is_cleared(vcpu, own)));
+		locked = 1;
+		mmap_read_lock(mm);
+		pinned = pin_user_pages_remote(mm, hva & PAGE_MASK, 1,
+					       FOLL_WRITE | FOLL_NOWAIT, &page, &locked);
+		if (locked)
+			mmap_read_unlock(mm);
+		if (pinned != 1)
+			return false;
 
-	if (r)
-		return r != -EAGAIN;
+		r = apf_send_to_page(vcpu, hva, page);
+		unpin_user_pages_dirty_lock(&page, 1, !r);
+	} while (r == -EAGAIN);
 
-	apf_interrupt(vcpu);
-	if (!own)
+	if (!r)
 		atomic64_inc(&vcpu->stat.apf_ready_sent);
-	return true;
+	return r != -EFAULT;
 }
 
 /*
  * A page has become ready; called by its worker, and by the vCPU itself for the
- * event that wakes all.  The event is on the list.
+ * event that wakes all, which it sends when it runs.  The event is on the list.
+ * The caller wakes the vCPU if it blocks: the page may be what it waits for.
  *
  * The request comes first: the vCPU may ACK the event before this returns, and is
  * to map the page then.  Nobody needs to be kicked for that.
  */
 void kvm_arch_async_page_present_queued(struct kvm_vcpu *vcpu)
 {
+	struct mm_struct *mm = vcpu->kvm->mm;
 	bool asked;
-	int idx;
 
 	kvm_make_request(KVM_REQ_APF_READY, vcpu);
+	kvm_make_request(KVM_REQ_UNBLOCK, vcpu);
+	if (vcpu == kvm_get_running_vcpu())
+		return;
 
 	/*
-	 * The event before the place, see apf_claim(); pairs with apf_free() and
-	 * apf_unclaim().  Litmus: apf-claim, apf-claim-ack.
 	 * The request before the flag; pairs with the barriers after
 	 * kvm_mode_enter() and in kvm_mode_reenter().  Litmus: entry-request.
 	 */
 	smp_mb__after_atomic();
 
-	idx = srcu_read_lock(&vcpu->kvm->srcu);
-	asked = !apf_send(vcpu, false);
-	srcu_read_unlock(&vcpu->kvm->srcu, idx);
-
+	if (!mmget_not_zero(mm))
+		return;
+	asked = !apf_send_remote(vcpu);
+	mmput(mm);
 	if (!asked)
 		return;
 
@@ -300,14 +382,9 @@ void kvm_arch_async_page_present_queued(struct kvm_vcpu *vcpu)
 bool kvm_arch_can_dequeue_async_page_present(struct kvm_vcpu *vcpu,
 					     struct kvm_async_pf *work)
 {
-	if (!kvm_pv_async_pf_enabled(vcpu) || !apf_has_token(work))
-		return true;
-
-	/*
-	 * Freed after the last use by its sender; pairs with apf_write_token().
-	 * Litmus: apf-sent.
-	 */
-	return smp_load_acquire(&work->arch.sent);
+	/* Its sender still has the lock, which is taken before it is freed. */
+	return !kvm_pv_async_pf_enabled(vcpu) || !apf_has_token(work) ||
+	       READ_ONCE(work->arch.sent);
 }
 
 /*
@@ -334,14 +411,26 @@ static void apf_map_pages(struct kvm_vcpu *vcpu)
 
 void kvm_apf_process(struct kvm_vcpu *vcpu)
 {
-	if (READ_ONCE(vcpu->arch.apf.irq_owed) && kvm_lapic_enabled(vcpu)) {
-		WRITE_ONCE(vcpu->arch.apf.irq_owed, false);
-		apf_interrupt(vcpu);
-	}
-
-	apf_send(vcpu, true);
+	apf_send_own(vcpu);
 	apf_map_pages(vcpu);
 	kvm_check_async_pf_completion(vcpu);
+}
+
+void kvm_apf_unblock(struct kvm_vcpu *vcpu)
+{
+	apf_send_own(vcpu);
+	if (!list_empty_careful(&vcpu->async_pf.done))
+		vcpu->arch.apf.halted = false;
+}
+
+/* Events that were left to the ACK are found on the list now.  Litmus: apf-ack. */
+void kvm_apf_ack(struct kvm_vcpu *vcpu)
+{
+	spin_lock(&vcpu->async_pf.lock);
+	vcpu->arch.apf.pageready_pending = false;
+	spin_unlock(&vcpu->async_pf.lock);
+
+	kvm_apf_process(vcpu);
 }
 
 /*
@@ -353,25 +442,19 @@ static bool apf_to_process(struct kvm_vcpu *vcpu)
 	bool unmapped = false, waiting = false, any = false;
 	struct kvm_async_pf *work;
 
-	spin_lock(&vcpu->async_pf.lock);
 	list_for_each_entry(work, &vcpu->async_pf.done, link) {
 		any = true;
 		unmapped |= !work->arch.mapped;
 		waiting |= apf_has_token(work) && !work->arch.sent;
 	}
-	spin_unlock(&vcpu->async_pf.lock);
 
 	return unmapped || (any && !waiting);
 }
 
-void kvm_apf_ack(struct kvm_vcpu *vcpu)
-{
-	apf_free(vcpu);
-	kvm_apf_process(vcpu);
-}
-
 bool kvm_apf_ack_irqoff(struct kvm_vcpu *vcpu, u64 data)
 {
+	bool more;
+
 	/* These locks sleep there. */
 	if (IS_ENABLED(CONFIG_PREEMPT_RT))
 		return false;
@@ -383,38 +466,31 @@ bool kvm_apf_ack_irqoff(struct kvm_vcpu *vcpu, u64 data)
 	if (!(data & 1))
 		return true;
 
-	apf_free(vcpu);
-	if (!apf_send(vcpu, false) || apf_to_process(vcpu))
+	spin_lock(&vcpu->async_pf.lock);
+	vcpu->arch.apf.pageready_pending = false;
+	more = apf_try_send_own(vcpu) || apf_to_process(vcpu);
+	spin_unlock(&vcpu->async_pf.lock);
+
+	if (more)
 		kvm_make_request(KVM_REQ_APF_READY, vcpu);
 	return true;
 }
 
-int kvm_apf_set_vector(struct kvm_vcpu *vcpu, u64 data, bool host_initiated)
+int kvm_apf_set_vector(struct kvm_vcpu *vcpu, u64 data)
 {
 	if (data & ~KVM_ASYNC_PF_VEC_MASK)
 		return -EINVAL;
 
-	/* The local APIC delivers none of these.  Userspace restores what was there. */
-	if (data < APF_FIRST_VECTOR && !host_initiated)
-		return -EINVAL;
-
-	vcpu->arch.apf.msr_int_val = data;
-	WRITE_ONCE(vcpu->arch.apf.vec, data);
+	WRITE_ONCE(vcpu->arch.apf.msr_int_val, data);
 	kvm_make_request(KVM_REQ_APF_READY, vcpu);
 	return 0;
 }
 
 bool kvm_apf_put_flags(struct kvm_vcpu *vcpu, u32 flags)
 {
-	unsigned long irqs;
+	gpa_t gpa = apf_area(vcpu) + offsetof(struct kvm_vcpu_pv_apf_data, flags);
 
-	if (!apf_lock_area(vcpu, true, &irqs))
-		return false;
-
-	WRITE_ONCE(*apf_word(vcpu, offsetof(struct kvm_vcpu_pv_apf_data, flags)), flags);
-	apf_area_written(vcpu, true);
-	apf_unlock_area(vcpu, irqs);
-	return true;
+	return !kvm_write_guest(vcpu->kvm, gpa, &flags, sizeof(flags));
 }
 
 void kvm_apf_defer(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
@@ -459,30 +535,49 @@ void kvm_apf_forget(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
 
 void kvm_apf_init(struct kvm_vcpu *vcpu)
 {
-	kvm_gpc_init(&vcpu->arch.apf.area, vcpu->kvm);
+	timer_setup(&vcpu->arch.apf.retry, apf_retry, 0);
 }
 
-int kvm_apf_start(struct kvm_vcpu *vcpu, gpa_t gpa)
+/* The MSR and what goes with it, for all senders at once. */
+static void apf_set_en(struct kvm_vcpu *vcpu, u64 data)
 {
-	if (kvm_is_error_hva(gfn_to_hva(vcpu->kvm, gpa_to_gfn(gpa))))
+	spin_lock(&vcpu->async_pf.lock);
+	WRITE_ONCE(vcpu->arch.apf.msr_en_val, data);
+	vcpu->arch.apf.pageready_pending = false;
+	/* A token that is there already: of a VM that was saved, or of userspace's. */
+	vcpu->arch.apf.irq_owed = kvm_pv_async_pf_enabled(vcpu);
+	spin_unlock(&vcpu->async_pf.lock);
+}
+
+int kvm_apf_start(struct kvm_vcpu *vcpu, u64 data, bool host_initiated)
+{
+	unsigned long hva = gfn_to_hva(vcpu->kvm, gpa_to_gfn(data));
+
+	/* Userspace may load the MSRs before it has made the memory. */
+	if (!host_initiated && kvm_is_error_hva(hva))
 		return -EFAULT;
 
-	/*
-	 * What was sent is in the old area, to which nobody writes from here on: an
-	 * event that wakes all and is left on the list will be for the new one.  A
-	 * page of it that is not there yet is tried again.
-	 */
-	kvm_gpc_deactivate(&vcpu->arch.apf.area);
-	kvm_check_async_pf_completion(vcpu);
-	kvm_gpc_activate(&vcpu->arch.apf.area, gpa, APF_AREA_SIZE);
-	apf_free(vcpu);
+	apf_set_en(vcpu, data);
+	kvm_make_request(KVM_REQ_APF_READY, vcpu);
 	return 0;
 }
 
-void kvm_apf_stop(struct kvm_vcpu *vcpu)
+void kvm_apf_stop(struct kvm_vcpu *vcpu, u64 data)
 {
-	kvm_gpc_deactivate(&vcpu->arch.apf.area);
-	atomic_set(&vcpu->arch.apf.slot, APF_SLOT_FREE);
-	vcpu->arch.apf.irq_owed = false;
+	apf_set_en(vcpu, data);
+	timer_delete_sync(&vcpu->arch.apf.retry);
 	vcpu->arch.apf.nested_work = NULL;
+}
+
+void kvm_apf_run(struct kvm_vcpu *vcpu, bool runs)
+{
+	/* Nobody sends: the vCPU takes the lock to enable the mechanism. */
+	if (!kvm_pv_async_pf_enabled(vcpu)) {
+		vcpu->arch.apf.runs = runs;
+		return;
+	}
+
+	spin_lock(&vcpu->async_pf.lock);
+	vcpu->arch.apf.runs = runs;
+	spin_unlock(&vcpu->async_pf.lock);
 }

@@ -21,24 +21,31 @@
 void kvm_apf_init(struct kvm_vcpu *vcpu);
 
 /*
- * The guest names the area of struct kvm_vcpu_pv_apf_data, another one than
- * before perhaps.  -EFAULT if it is not in writable memory of the guest; the old
- * one is kept then.  May sleep.
+ * KVM_RUN begins, or ends: then nothing is sent until the next one begins.
+ * Userspace saves and loads the vCPU's state in between.
  */
-int kvm_apf_start(struct kvm_vcpu *vcpu, gpa_t gpa);
+void kvm_apf_run(struct kvm_vcpu *vcpu, bool runs);
 
 /*
- * Forget the area.  The caller has waited for all workers of the vCPU,
- * kvm_clear_async_pf_completion_queue(), after the guest's MSR was cleared.
- * Nothing writes to the area when this returns.  May sleep.
+ * MSR_KVM_ASYNC_PF_EN becomes @data, which enables the mechanism: with an area of
+ * struct kvm_vcpu_pv_apf_data, another one than before perhaps.  Nothing is written
+ * there before the vCPU runs.  -EFAULT if the guest names an area that is not in
+ * its writable memory; the MSR is as it was then.  The caller queues the event that
+ * wakes all.
  */
-void kvm_apf_stop(struct kvm_vcpu *vcpu);
+int kvm_apf_start(struct kvm_vcpu *vcpu, u64 data, bool host_initiated);
 
 /*
- * The interrupt's vector.  -EINVAL for a reserved bit, and for vectors below 16
- * unless userspace sets them.
+ * MSR_KVM_ASYNC_PF_EN becomes @data, which does not enable the mechanism.  Nothing
+ * is sent when this returns; the caller waits for the workers then.  May sleep.
  */
-int kvm_apf_set_vector(struct kvm_vcpu *vcpu, u64 data, bool host_initiated);
+void kvm_apf_stop(struct kvm_vcpu *vcpu, u64 data);
+
+/*
+ * The interrupt's vector.  -EINVAL for a reserved bit.  While it is below 32 events
+ * are held back.
+ */
+int kvm_apf_set_vector(struct kvm_vcpu *vcpu, u64 data);
 
 /* Tell the guest of a page that is not present; false if it cannot be told. */
 bool kvm_apf_put_flags(struct kvm_vcpu *vcpu, u32 flags);
@@ -55,6 +62,13 @@ void kvm_apf_forget(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
 
 /* Before each entry with KVM_REQ_APF_READY.  May sleep. */
 void kvm_apf_process(struct kvm_vcpu *vcpu);
+
+/*
+ * The same for a vCPU that blocks: send what can be sent, whose interrupt may end
+ * its HLT, and let it go on if it waits for a page.  The request is left for the
+ * entry, at which pages are mapped.  May sleep.
+ */
+void kvm_apf_unblock(struct kvm_vcpu *vcpu);
 
 /* The guest has handled an event: send the next one.  May sleep. */
 void kvm_apf_ack(struct kvm_vcpu *vcpu);
