@@ -705,7 +705,8 @@ def test_ci_kit(project):
     calls = handed_over(project, "", *WITHOUT_KVM, "sh", "-c", f'cd "$0" || exit 1\n{script}', kit)
     need(len(calls) > 20 and {c[1] for c in calls} == {"skip"}, f"without KVM: {calls}")
     tools = {c[0] for c in calls}
-    need(tools >= {"post", "ipi", "kick", "exit", "timer", "lost_kick_test", "vm_fail_test"},
+    need(tools >= {"post", "ipi", "kick", "exit", "timer", "lost_kick_test", "vm_fail_test",
+                   "apf_test", "apf_vmm_test", "apf_many_test"},
          f"only: {tools}")
 
 

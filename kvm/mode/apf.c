@@ -21,6 +21,7 @@
  * and its MSRs are userspace's then, to be saved and loaded in any order; and there
  * need be no VMM any more, nor memory where the area was.
  */
+#include <linux/kthread.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
@@ -100,8 +101,12 @@ static bool apf_may_send(struct kvm_vcpu *vcpu)
 {
 	lockdep_assert_held(&vcpu->async_pf.lock);
 
-	return vcpu->arch.apf.runs && kvm_pv_async_pf_enabled(vcpu) &&
-	       kvm_lapic_enabled(vcpu) && apf_vector(vcpu) >= APF_FIRST_VECTOR;
+	if (!READ_ONCE(vcpu->arch.apf.runs) || !kvm_pv_async_pf_enabled(vcpu) ||
+	    apf_vector(vcpu) < APF_FIRST_VECTOR)
+		return false;
+
+	/* One that is disabled meanwhile refuses the interrupt. */
+	return data_race(kvm_lapic_enabled(vcpu));
 }
 
 /*
@@ -119,105 +124,106 @@ static void apf_interrupt(struct kvm_vcpu *vcpu)
 	vcpu->arch.apf.irq_owed = !kvm_apic_set_irq(vcpu, &irq, NULL);
 }
 
-/*
- * 0 becomes @token.  1: the guest has not cleared the last one.  -EFAULT: not
- * present, which is all that this says with page faults disabled.
- */
+/* 0 becomes @token.  1: the guest has not cleared the last one.  -EFAULT: not present. */
 static int apf_put_token(unsigned long hva, u32 token)
 {
 	u32 __user *place = (u32 __user *)hva;
 	u32 old = 0;
-
-	return __try_cmpxchg_user(place, &old, token, fault);
-}
-
-static int apf_put_token_nofault(unsigned long hva, u32 token)
-{
 	int r;
 
 	pagefault_disable();
-	r = apf_put_token(hva, token);
+	r = __try_cmpxchg_user(place, &old, token, fault);
 	pagefault_enable();
 	return r;
 }
 
-static int apf_put_token_page(struct page *page, unsigned int offset, u32 token)
+/* Is there an event, or an interrupt, for the vCPU itself or for a worker to send? */
+static bool apf_due(struct kvm_vcpu *vcpu, bool own)
 {
-	void *base = kmap_local_page(page);
-	u32 old = cmpxchg((u32 *)(base + offset), 0, token);
+	if (!apf_may_send(vcpu))
+		return false;
 
-	kunmap_local(base);
-	return old ? 1 : 0;
+	/*
+	 * What waits for the ACK is the vCPU's, so that with many events outstanding
+	 * not each worker looks at their place in vain; and so is what it owes.
+	 */
+	if (!own && (vcpu->arch.apf.pageready_pending || vcpu->arch.apf.irq_owed))
+		return false;
+
+	return vcpu->arch.apf.irq_owed || apf_next(vcpu);
 }
 
-/*
- * Send the oldest event, to an area that is in @page, or at @hva of this process.
- * 0: sent; else as apf_put_token().
- */
-static int apf_send(struct kvm_vcpu *vcpu, struct kvm_async_pf *work, unsigned long hva,
-		    struct page *page)
+static int apf_send(struct kvm_vcpu *vcpu, struct kvm_async_pf *work, unsigned long hva)
 {
-	int r;
+	u32 token = work->wakeup_all ? ~0 : work->arch.token;
+	int r = apf_put_token(hva, token);
 
-	if (work->wakeup_all)
-		work->arch.token = ~0;
-
-	if (page)
-		r = apf_put_token_page(page, offset_in_page(hva), work->arch.token);
-	else
-		r = apf_put_token_nofault(hva, work->arch.token);
 	if (r)
 		return r;
 
-	trace_kvm_async_pf_ready(work->arch.token, work->cr2_or_gpa);
+	trace_kvm_async_pf_ready(token, work->cr2_or_gpa);
 	WRITE_ONCE(work->arch.sent, true);
 	apf_interrupt(vcpu);
 	return 0;
 }
 
 /*
- * By the vCPU, whose memory this is, with the lock.  -EFAULT: the area has to be
- * made present, without the lock.
+ * A token may lie in its place that has no interrupt.  0: there is none, so that
+ * the next one can be sent; else as apf_put_token().
  */
-static int apf_try_send_own(struct kvm_vcpu *vcpu)
+static int apf_send_owed(struct kvm_vcpu *vcpu, unsigned long hva)
 {
-	struct kvm_async_pf *work = apf_next(vcpu);
-	unsigned long hva;
 	u32 token;
-	int r;
 
-	if (!apf_may_send(vcpu) || (!work && !vcpu->arch.apf.irq_owed))
-		return 0;
-
-	hva = apf_token_hva(vcpu, NULL);
-	if (kvm_is_error_hva(hva))
+	if (copy_from_user_nofault(&token, (void __user *)hva, sizeof(token)))
 		return -EFAULT;
 
-	/* A token may lie there that has no interrupt. */
-	if (vcpu->arch.apf.irq_owed) {
-		if (copy_from_user_nofault(&token, (void __user *)hva, sizeof(token)))
-			return -EFAULT;
-		vcpu->arch.apf.irq_owed = false;
-		if (token) {
-			apf_interrupt(vcpu);
-			return 0;
-		}
-		if (!work)
-			return 0;
-	}
-
-	r = apf_send(vcpu, work, hva, NULL);
-	if (!r)
-		mark_page_dirty(vcpu->kvm, gpa_to_gfn(apf_area(vcpu)));
-	return r < 0 ? r : 0;
+	vcpu->arch.apf.irq_owed = false;
+	if (token)
+		apf_interrupt(vcpu);
+	return token ? 1 : 0;
 }
 
-/* As the guest would do it, and as easily interrupted by a signal. */
+/*
+ * Send the oldest event, if there is one, with the VM's mm in use and kvm->srcu
+ * read-locked.  1: sent; 0: not, and the guest's ACK is due, or whatever else it
+ * waits for.  -EFAULT: the area is not present, or only the vCPU may write there,
+ * which alone can log a page as dirty.
+ */
+static int apf_try_send(struct kvm_vcpu *vcpu, bool own)
+{
+	struct kvm_async_pf *work;
+	unsigned long hva;
+	bool logged;
+	int r = 0;
+
+	if (!apf_due(vcpu, own))
+		return 0;
+
+	hva = apf_token_hva(vcpu, &logged);
+	if (kvm_is_error_hva(hva) || (logged && !own))
+		return -EFAULT;
+
+	if (vcpu->arch.apf.irq_owed)
+		r = apf_send_owed(vcpu, hva);
+
+	work = apf_next(vcpu);
+	if (r || !work)
+		return r < 0 ? r : 0;
+
+	r = apf_send(vcpu, work, hva);
+	if (!r && logged)
+		mark_page_dirty(vcpu->kvm, gpa_to_gfn(apf_area(vcpu)));
+	return r < 0 ? r : !r;
+}
+
+/* As KVM does it for the guest: a signal ends it.  A user access would spin then. */
 static bool apf_fault_in(struct kvm_vcpu *vcpu)
 {
 	unsigned long hva = apf_token_hva(vcpu, NULL);
 
-	return !kvm_is_error_hva(hva) && apf_put_token(hva, 0) >= 0;
+	return !kvm_is_error_hva(hva) &&
+	       get_user_pages_unlocked(hva, 1, NULL, FOLL_WRITE | FOLL_INTERRUPTIBLE) == 1;
 }
 
 static void apf_send_own(struct kvm_vcpu *vcpu)
@@ -226,9 +232,9 @@ static void apf_send_own(struct kvm_vcpu *vcpu)
 
 	do {
 		spin_lock(&vcpu->async_pf.lock);
-		r = apf_try_send_own(vcpu);
+		r = apf_try_send(vcpu, true);
 		spin_unlock(&vcpu->async_pf.lock);
-		if (!r)
+		if (r >= 0)
 			return;
 	} while (tries-- && apf_fault_in(vcpu));
 
@@ -246,97 +252,32 @@ static void apf_retry(struct timer_list *timer)
 }
 
 /*
- * By a worker, with the lock: is there something for it to send?  An event that
- * waits for the ACK is the vCPU's, so that a guest with many events outstanding is
- * not made to pay for looks at its place; and so is an interrupt that is owed.
+ * By a worker.  false: the vCPU has to do it.  An area that is not present is not
+ * waited for, as the vCPU waits for the workers of what it takes off the list.
  */
-static struct kvm_async_pf *apf_next_remote(struct kvm_vcpu *vcpu)
-{
-	if (!apf_may_send(vcpu) || vcpu->arch.apf.pageready_pending ||
-	    vcpu->arch.apf.irq_owed)
-		return NULL;
-
-	return apf_next(vcpu);
-}
-
-/*
- * The event, and where it goes.  -ENOENT: there is none.  -EFAULT: only the vCPU
- * can write there, as no one else may log a page as dirty, or there is nothing.
- */
-static int apf_look_remote(struct kvm_vcpu *vcpu, struct kvm_async_pf **work,
-			   unsigned long *hva)
-{
-	bool logged;
-
-	*work = apf_next_remote(vcpu);
-	if (!*work)
-		return -ENOENT;
-
-	*hva = apf_token_hva(vcpu, &logged);
-	return kvm_is_error_hva(*hva) || logged ? -EFAULT : 0;
-}
-
-/*
- * With the page pinned.  The vCPU is in KVM_RUN while this writes, and a memslot
- * is not changed; a page that userspace unmaps at this moment is as if it had been
- * written to before.  -EAGAIN: the area is elsewhere by now.
- */
-static int apf_send_to_page(struct kvm_vcpu *vcpu, unsigned long pinned, struct page *page)
-{
-	struct kvm_async_pf *work;
-	unsigned long hva;
-	int idx, r;
-
-	idx = srcu_read_lock(&vcpu->kvm->srcu);
-	spin_lock(&vcpu->async_pf.lock);
-	r = apf_look_remote(vcpu, &work, &hva);
-	if (!r)
-		r = hva == pinned ? apf_send(vcpu, work, hva, page) : -EAGAIN;
-	spin_unlock(&vcpu->async_pf.lock);
-	srcu_read_unlock(&vcpu->kvm->srcu, idx);
-
-	return r;
-}
-
-/* false: the vCPU has to do it.  The caller has a reference to the VM's mm. */
 static bool apf_send_remote(struct kvm_vcpu *vcpu)
 {
 	struct mm_struct *mm = vcpu->kvm->mm;
-	struct kvm_async_pf *work;
-	int idx, r, locked;
-	unsigned long hva;
-	struct page *page;
-	long pinned;
+	int idx, r;
 
-	do {
-		idx = srcu_read_lock(&vcpu->kvm->srcu);
-		spin_lock(&vcpu->async_pf.lock);
-		r = apf_look_remote(vcpu, &work, &hva);
-		spin_unlock(&vcpu->async_pf.lock);
-		srcu_read_unlock(&vcpu->kvm->srcu, idx);
-		if (r)
-			break;
+	spin_lock(&vcpu->async_pf.lock);
+	r = apf_due(vcpu, false);
+	spin_unlock(&vcpu->async_pf.lock);
+	if (!r || !mmget_not_zero(mm))
+		return true;
 
-		/*
-		 * Not to wait for I/O, or for a userfaultfd: the vCPU waits for the
-		 * worker of what it takes off the list, and not for signals.
-		 */
-		locked = 1;
-		mmap_read_lock(mm);
-		pinned = pin_user_pages_remote(mm, hva & PAGE_MASK, 1,
-					       FOLL_WRITE | FOLL_NOWAIT, &page, &locked);
-		if (locked)
-			mmap_read_unlock(mm);
-		if (pinned != 1)
-			return false;
+	kthread_use_mm(mm);
+	idx = srcu_read_lock(&vcpu->kvm->srcu);
+	spin_lock(&vcpu->async_pf.lock);
+	r = apf_try_send(vcpu, false);
+	spin_unlock(&vcpu->async_pf.lock);
+	srcu_read_unlock(&vcpu->kvm->srcu, idx);
+	kthread_unuse_mm(mm);
+	mmput(mm);
 
-		r = apf_send_to_page(vcpu, hva, page);
-		unpin_user_pages_dirty_lock(&page, 1, !r);
-	} while (r == -EAGAIN);
-
-	if (!r)
+	if (r > 0)
 		atomic64_inc(&vcpu->stat.apf_ready_sent);
-	return r != -EFAULT;
+	return r >= 0;
 }
 
 /*
@@ -349,9 +290,6 @@ static bool apf_send_remote(struct kvm_vcpu *vcpu)
  */
 void kvm_arch_async_page_present_queued(struct kvm_vcpu *vcpu)
 {
-	struct mm_struct *mm = vcpu->kvm->mm;
-	bool asked;
-
 	kvm_make_request(KVM_REQ_APF_READY, vcpu);
 	kvm_make_request(KVM_REQ_UNBLOCK, vcpu);
 	if (vcpu == kvm_get_running_vcpu())
@@ -363,11 +301,7 @@ void kvm_arch_async_page_present_queued(struct kvm_vcpu *vcpu)
 	 */
 	smp_mb__after_atomic();
 
-	if (!mmget_not_zero(mm))
-		return;
-	asked = !apf_send_remote(vcpu);
-	mmput(mm);
-	if (!asked)
+	if (apf_send_remote(vcpu))
 		return;
 
 	/* A vCPU in the host will find the request before it enters. */
@@ -387,6 +321,18 @@ bool kvm_arch_can_dequeue_async_page_present(struct kvm_vcpu *vcpu,
 	       READ_ONCE(work->arch.sent);
 }
 
+/* Has a page become ready since pages were mapped?  With the lock. */
+static bool apf_unmapped(struct kvm_vcpu *vcpu)
+{
+	struct kvm_async_pf *work;
+
+	list_for_each_entry(work, &vcpu->async_pf.done, link) {
+		if (!work->arch.mapped)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Map the pages of all events, sent or not.  Then the ACKs of those that wait for
  * the place need nothing but the next token.  Only the vCPU takes events off the
@@ -403,7 +349,7 @@ static void apf_map_pages(struct kvm_vcpu *vcpu)
 
 		spin_unlock(&vcpu->async_pf.lock);
 		kvm_arch_async_page_ready(vcpu, work);
-		work->arch.mapped = true;
+		kvm_apf_page_mapped(vcpu, work);
 		spin_lock(&vcpu->async_pf.lock);
 	}
 	spin_unlock(&vcpu->async_pf.lock);
@@ -411,6 +357,9 @@ static void apf_map_pages(struct kvm_vcpu *vcpu)
 
 void kvm_apf_process(struct kvm_vcpu *vcpu)
 {
+	/* It does not block, and may be about to enter. */
+	kvm_clear_request(KVM_REQ_UNBLOCK, vcpu);
+
 	apf_send_own(vcpu);
 	apf_map_pages(vcpu);
 	kvm_check_async_pf_completion(vcpu);
@@ -419,8 +368,12 @@ void kvm_apf_process(struct kvm_vcpu *vcpu)
 void kvm_apf_unblock(struct kvm_vcpu *vcpu)
 {
 	apf_send_own(vcpu);
-	if (!list_empty_careful(&vcpu->async_pf.done))
+
+	/* KVM has halted it for a page.  If it is this one it can go on. */
+	spin_lock(&vcpu->async_pf.lock);
+	if (apf_unmapped(vcpu))
 		vcpu->arch.apf.halted = false;
+	spin_unlock(&vcpu->async_pf.lock);
 }
 
 /* Events that were left to the ACK are found on the list now.  Litmus: apf-ack. */
@@ -439,16 +392,8 @@ void kvm_apf_ack(struct kvm_vcpu *vcpu)
  */
 static bool apf_to_process(struct kvm_vcpu *vcpu)
 {
-	bool unmapped = false, waiting = false, any = false;
-	struct kvm_async_pf *work;
-
-	list_for_each_entry(work, &vcpu->async_pf.done, link) {
-		any = true;
-		unmapped |= !work->arch.mapped;
-		waiting |= apf_has_token(work) && !work->arch.sent;
-	}
-
-	return unmapped || (any && !waiting);
+	return apf_unmapped(vcpu) ||
+	       (!list_empty(&vcpu->async_pf.done) && !apf_next(vcpu));
 }
 
 bool kvm_apf_ack_irqoff(struct kvm_vcpu *vcpu, u64 data)
@@ -466,9 +411,12 @@ bool kvm_apf_ack_irqoff(struct kvm_vcpu *vcpu, u64 data)
 	if (!(data & 1))
 		return true;
 
-	spin_lock(&vcpu->async_pf.lock);
+	/* Its holder may be interrupted. */
+	if (!spin_trylock(&vcpu->async_pf.lock))
+		return false;
+
 	vcpu->arch.apf.pageready_pending = false;
-	more = apf_try_send_own(vcpu) || apf_to_process(vcpu);
+	more = apf_try_send(vcpu, true) < 0 || apf_to_process(vcpu);
 	spin_unlock(&vcpu->async_pf.lock);
 
 	if (more)
@@ -481,7 +429,11 @@ int kvm_apf_set_vector(struct kvm_vcpu *vcpu, u64 data)
 	if (data & ~KVM_ASYNC_PF_VEC_MASK)
 		return -EINVAL;
 
+	/* The one that a sender has found good is the one that it sends. */
+	spin_lock(&vcpu->async_pf.lock);
 	WRITE_ONCE(vcpu->arch.apf.msr_int_val, data);
+	spin_unlock(&vcpu->async_pf.lock);
+
 	kvm_make_request(KVM_REQ_APF_READY, vcpu);
 	return 0;
 }
@@ -573,11 +525,15 @@ void kvm_apf_run(struct kvm_vcpu *vcpu, bool runs)
 {
 	/* Nobody sends: the vCPU takes the lock to enable the mechanism. */
 	if (!kvm_pv_async_pf_enabled(vcpu)) {
-		vcpu->arch.apf.runs = runs;
+		WRITE_ONCE(vcpu->arch.apf.runs, runs);
 		return;
 	}
 
 	spin_lock(&vcpu->async_pf.lock);
-	vcpu->arch.apf.runs = runs;
+	WRITE_ONCE(vcpu->arch.apf.runs, runs);
 	spin_unlock(&vcpu->async_pf.lock);
+
+	/* What was held back meanwhile, also by the ACK that userspace has written. */
+	if (runs && (vcpu->arch.apf.irq_owed || !list_empty_careful(&vcpu->async_pf.done)))
+		kvm_make_request(KVM_REQ_APF_READY, vcpu);
 }

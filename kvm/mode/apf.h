@@ -60,6 +60,9 @@ void kvm_apf_defer(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
 bool kvm_apf_announce(struct kvm_vcpu *vcpu, u32 *token);
 void kvm_apf_forget(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
 
+/* Its page is mapped, and may be faulted on anew: called once for each event. */
+void kvm_apf_page_mapped(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
+
 /* Before each entry with KVM_REQ_APF_READY.  May sleep. */
 void kvm_apf_process(struct kvm_vcpu *vcpu);
 

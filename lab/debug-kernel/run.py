@@ -22,10 +22,12 @@ REPORT = re.compile(r"(BUG: (?:KASAN|KCSAN|sleeping|scheduling|spinlock)|WARNING
                     r"possible (?:recursive locking|circular locking)|INFO: |ODEBUG)")
 OURS = re.compile(r"kvm_mode|execution_mode|kvm_arch_elide_kick|kvm_vcpu_exit_request|"
                   r"kvm_vcpu_kick|kvm_make_vcpu_request|trigger_posted_interrupt|"
-                  r"svm_complete_interrupt_delivery|vcpu_enter_guest")
+                  r"svm_complete_interrupt_delivery|vcpu_enter_guest|async_pf|kvm_apf|\bapf_")
 # Small amounts: these kernels are many times slower.
 TESTS = ("lost_kick_test -d {share}", "lost_interrupt_test -d {share}",
-         "lifecycle_test -d {half}", "vm_fail_test -d {half}", "nested_posted_test -d {share}")
+         "lifecycle_test -d {half}", "vm_fail_test -d {half}", "nested_posted_test -d {share}",
+         "apf_test -d {share}", "apf_vmm_test -d {share}", "apf_many_test -d {half}",
+         "apf_abi_test", "apf_nested_test -d {half}")
 
 
 def say(text):
