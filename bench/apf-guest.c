@@ -61,11 +61,23 @@ static void sample(struct apf_vcpu *v, u64 i, u64 now)
 	((u32 *)v->given_to_ready)[v->taken++] = (s64)(now - given) > 0 ? now - given : 0;
 }
 
+/* The token that wakes all stands for those that are outstanding. */
+static void account_move(struct apf_vcpu *v)
+{
+	v->moved = 0;
+	v->moves++;
+	v->eaten += v->nr_out;
+	while (v->nr_out)
+		ready_again(v, 0);
+}
+
 static void token_came(struct apf_vcpu *v, u32 token, u64 now)
 {
 	u64 i;
 
 	if (token == APF_WAKE_ALL) {
+		if (v->moved)
+			account_move(v);
 		v->wakes++;
 		v->extra_wakes += !v->wake_due && !v->wake_seen;
 		if (!v->wake_due)
@@ -371,7 +383,7 @@ static void touch_again(struct apf_vcpu *v)
 	irqs_on();
 	if (touch(v, page, &value))
 		check_page(v, page, value);
-	else if (v->eaten == 0 && v->announced != announced)
+	else if (v->eaten == 0 && !v->moves && v->announced != announced)
 		v->again++;
 }
 
@@ -423,5 +435,5 @@ void apf_guest_main(u64 vcpu)
 	v->t_end = rdtsc();
 	while (READ_ONCE(v->wake_due))
 		wait(v);
-	GUEST_DONE();
+	apf_ask(APF_ASK_END);
 }

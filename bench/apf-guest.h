@@ -58,6 +58,7 @@ enum apf_ask {
 	APF_ASK_RESET,		/* all state as at the start; does not return */
 	APF_ASK_INIT,		/* the same after an INIT */
 	APF_ASK_SMI,		/* to SMM for a while */
+	APF_ASK_END,		/* of the guest; a ucall has an address of the first VM's host */
 	APF_ASK_OWN,		/* first one of another guest's, see apf_setup.asked */
 };
 
@@ -129,6 +130,8 @@ struct apf_vcpu {
 	u64 owes_ack;
 	u64 rnd;
 	u64 lives;		/* starts of the guest */
+	u64 moved;		/* to another VM, where old tokens do not come: by the host */
+	u64 moves;
 	u64 stop;		/* written by the host */
 };
 

@@ -86,6 +86,11 @@ static void give(struct apf_vm *a, u64 address)
 		die("%s: UFFDIO_COPY: %s", a->cfg.name, strerror(errno));
 }
 
+void apf_vm_give(struct apf_vm *a, unsigned int i, u64 page)
+{
+	give(a, (u64)a->v[i].pages + page * PAGE_SIZE);
+}
+
 static void take_faults(struct apf_vm *a, u64 *rnd)
 {
 	struct uffd_msg msg;
@@ -128,7 +133,7 @@ static void *giver_fn(void *data)
 
 	pin_self_to_cpu(get_nprocs() - 1);
 	while (!__atomic_load_n(&a->giver_stop, __ATOMIC_ACQUIRE)) {
-		poll(fds, 2, a->nr_pending ? 0 : -1);
+		poll(fds, 2, !a->nr_pending ? -1 : READ_ONCE(a->hold));
 		take_faults(a, &rnd);
 		give_due(a);
 	}
@@ -154,6 +159,11 @@ static void set_areas(struct apf_vm *a, u64 size, u32 flags)
 static u64 areas_size(struct apf_vm *a)
 {
 	return a->cfg.nr_vcpus * PAGE_SIZE;
+}
+
+void apf_vm_set_areas(struct apf_vm *a, bool there, u32 flags)
+{
+	set_areas(a, there ? areas_size(a) : 0, flags);
 }
 
 static void protect_areas(struct apf_vm *a, int prot)
@@ -255,6 +265,7 @@ static void asked(struct apf_host_vcpu *v, enum apf_ask what)
 	case APF_ASK_SMI:
 		vcpu_ioctl(v->vcpu, KVM_SMI, NULL);
 		return;
+	case APF_ASK_END:
 	case APF_ASK_OWN:
 		break;
 	}
@@ -270,7 +281,11 @@ static bool exited(struct apf_host_vcpu *v)
 	struct ucall uc;
 
 	if (run->exit_reason == KVM_EXIT_IO && run->io.port == APF_PORT) {
-		asked(v, *(u32 *)((char *)run + run->io.data_offset));
+		u32 what = *(u32 *)((char *)run + run->io.data_offset);
+
+		if (what == APF_ASK_END)
+			return false;
+		asked(v, what);
 		return true;
 	}
 	switch (get_ucall(v->vcpu, &uc)) {
@@ -301,9 +316,10 @@ static void *vcpu_fn(void *data)
 			break;
 		if (r && v->a->cfg.interrupted)
 			v->a->cfg.interrupted(v);
-		if (r && v->a->stalled)
+		if (r && (v->a->stalled || READ_ONCE(v->a->paused)))
 			break;
-		WRITE_ONCE(this_run->immediate_exit, 0);
+		/* What userspace has done for an exit is completed by one more KVM_RUN. */
+		WRITE_ONCE(this_run->immediate_exit, READ_ONCE(v->a->paused));
 	}
 	__atomic_store_n(&v->ended, true, __ATOMIC_RELEASE);
 	return NULL;
@@ -393,10 +409,14 @@ void apf_vm_create(struct apf_vm *a, const struct apf_setup *cfg)
 		a->cfg.stall_ms = host_cpu_is_intel ? STALL_INTEL_MS : STALL_AMD_MS;
 	sigaction(POST_SIGNAL, &sa, NULL);
 	room = cfg->nr_vcpus * (cfg->pages * 8 + cfg->samples * 8) / PAGE_SIZE + 64;
-	a->vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, cfg->nr_vcpus, room,
-				       cfg->guest_main ?: apf_guest_main, vcpus);
+	a->vm = __vm_create(VM_SHAPE_DEFAULT, cfg->nr_vcpus, room);
+	if (cfg->dirty_ring)
+		vm_enable_dirty_ring(a->vm, cfg->dirty_ring);
+	for (i = 0; i < cfg->nr_vcpus; i++)
+		vcpus[i] = vm_vcpu_add(a->vm, i, cfg->guest_main ?: apf_guest_main);
 	vm_userspace_mem_region_add(a->vm, VM_MEM_SRC_ANONYMOUS, PAGES_GPA, PAGES_SLOT, n, 0);
-	vm_userspace_mem_region_add(a->vm, VM_MEM_SRC_ANONYMOUS, AREAS_GPA, AREAS_SLOT,
+	vm_userspace_mem_region_add(a->vm, cfg->areas_shared ? VM_MEM_SRC_SHMEM :
+				    VM_MEM_SRC_ANONYMOUS, AREAS_GPA, AREAS_SLOT,
 				    cfg->nr_vcpus, 0);
 	a->areas = memslot2region(a->vm, AREAS_SLOT);
 	virt_map(a->vm, PAGES_GVA, PAGES_GPA, n);
@@ -425,6 +445,7 @@ void apf_vm_start(struct apf_vm *a)
 {
 	unsigned int i;
 
+	a->giving = true;
 	thread_begin(&a->giver, giver_fn, a);
 	for (i = 0; i < a->cfg.nr_vcpus; i++)
 		thread_begin(&a->v[i].thread, vcpu_fn, &a->v[i]);
@@ -432,7 +453,7 @@ void apf_vm_start(struct apf_vm *a)
 
 /* --- running it ------------------------------------------------------------ */
 
-static u64 progress_of(struct apf_vm *a)
+u64 apf_vm_progress(struct apf_vm *a)
 {
 	u64 sum = 0;
 	unsigned int i;
@@ -453,6 +474,21 @@ static bool all_ended(struct apf_vm *a)
 	return true;
 }
 
+void apf_vm_pause(struct apf_vm *a)
+{
+	unsigned int i;
+
+	WRITE_ONCE(a->paused, 1);
+	while (!all_ended(a)) {
+		for (i = 0; i < a->cfg.nr_vcpus; i++)
+			if (!a->v[i].ended)
+				pthread_kill(a->v[i].thread, POST_SIGNAL);
+		sleep_ms(1);
+	}
+	for (i = 0; i < a->cfg.nr_vcpus; i++)
+		pthread_join(a->v[i].thread, NULL);
+}
+
 static void stop_guest(struct apf_vm *a)
 {
 	unsigned int i;
@@ -470,7 +506,7 @@ void apf_vm_run(struct apf_vm *a, bool (*more)(struct apf_vm *a))
 		sleep_ms(POLL_MS);
 		if (!more(a))
 			stop_guest(a);
-		is = progress_of(a);
+		is = apf_vm_progress(a);
 		if (is != was)
 			since = now_ms();
 		was = is;
@@ -536,7 +572,8 @@ void apf_vm_free(struct apf_vm *a)
 	__atomic_store_n(&a->giver_stop, true, __ATOMIC_RELEASE);
 	if (write(a->wake_fd, &one, sizeof(one)) != sizeof(one))
 		die("eventfd: %s", strerror(errno));
-	pthread_join(a->giver, NULL);
+	if (a->giving)
+		pthread_join(a->giver, NULL);
 	/* Faults that are still waiting end here; the VM waits for their workers. */
 	close(a->uffd);
 	close(a->wake_fd);

@@ -28,6 +28,8 @@ struct apf_setup {
 	u64 what, every;	/* APF_DO_* */
 	u64 samples;		/* per vCPU, 0: no latencies */
 	u64 stall_ms;		/* nothing moves for so long: tokens are lost; 0: by vendor */
+	bool areas_shared;	/* the areas are a memfd, a->areas->fd */
+	u32 dirty_ring;		/* bytes, 0: no ring */
 	/* Another guest, called like apf_guest_main(), or NULL */
 	void (*guest_main)(u64 vcpu);
 	/* On a vCPU's thread: KVM_RUN was interrupted; the guest's own requests, or NULL */
@@ -61,12 +63,12 @@ struct apf_vm {
 	struct userspace_mem_region *areas;
 	int uffd, wake_fd;
 	pthread_t giver;
-	bool giver_stop;
+	bool giving, giver_stop;
 	bool hold;		/* pages are not given */
 	struct apf_pending pending[APF_MAX_VCPUS * (APF_MAX_OUT + 2)];
 	unsigned int nr_pending;
 	u64 tsc_offset;
-	u64 given, stalled;
+	u64 given, stalled, paused;
 };
 
 /* Sums over all vCPUs; what the guest counts, and what was lost. */
@@ -84,9 +86,20 @@ void apf_vm_create(struct apf_vm *a, const struct apf_setup *cfg);
 void apf_vm_start(struct apf_vm *a);
 /* Until @more says no, or nothing moves; a round that has begun is finished. */
 void apf_vm_run(struct apf_vm *a, bool (*more)(struct apf_vm *a));
+/* The vCPUs leave KVM_RUN, for good: to be saved.  The giver goes on. */
+void apf_vm_pause(struct apf_vm *a);
+/* Grows while the guest gets on */
+u64 apf_vm_progress(struct apf_vm *a);
 void apf_vm_count(struct apf_vm *a, struct apf_count *c);
 /* What apf_count's wrong consists of, on stderr; nothing if it is 0 */
 void apf_vm_tell_wrong(struct apf_vm *a);
 void apf_vm_free(struct apf_vm *a);
+
+/*
+ * For callers that run the vCPUs and give the pages themselves, without
+ * apf_vm_start(): a page of vCPU @i; the areas' memslot, none if @there is false.
+ */
+void apf_vm_give(struct apf_vm *a, unsigned int i, u64 page);
+void apf_vm_set_areas(struct apf_vm *a, bool there, u32 flags);
 
 #endif /* BENCH_APF_VM_H */

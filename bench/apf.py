@@ -21,6 +21,9 @@ FORMS = {f"{target}-{n}": f"--target {target} --outstanding {n}"
 OTHERS_CPUS = "echo e > /sys/devices/virtual/workqueue/cpumask || exit 1"
 
 MOST_EXITS = {"svm": 1.01, "avic": 1.0, "vmx": 0.9}      # patched to stock, per event
+MOST_LATENCY = 1.10             # the same, fault to ready, p50 of one event at once
+# Where a tick is one instruction of every CPU, so that what two CPUs do at once takes no longer.
+TIMED_LAB = "vmx"
 
 BAD = ("lost", "doubled", "wrong")
 SUMS = ("events", *BAD, "exits", "forced_exits", "kick_ipi_traced")
@@ -65,6 +68,19 @@ def run_lab(name, build, seed=1, rounds=ROUNDS, log=None):
             for variant in VARIANTS}
 
 
+def time_bounds(variants):
+    stock, patched = (variants[v]["forms"] for v in ("stock", "patched"))
+    for form in FORMS:
+        if form.endswith("-1"):
+            old, new = (f[form]["fault_to_ready"]["p50"] for f in (stock, patched))
+            yield posts.Bound(new <= MOST_LATENCY * old,
+                              f"apf: {form}: fault to ready, p50, patched/stock", new / old,
+                              f"at most {MOST_LATENCY}")
+        old, new = (f[form]["events_per_mtick"] for f in (stock, patched))
+        yield posts.Bound(new >= old, f"apf: {form}: events per Mtick, patched/stock", new / old,
+                          "at least 1")
+
+
 def bounds(name, variants):
     """[posts.Bound]: without APICv a page-ready event may cost what it costs stock."""
     if not variants:
@@ -76,7 +92,7 @@ def bounds(name, variants):
         forced_exits = variants["patched"]["forced_exits"]
         found.append(posts.Bound(not forced_exits, "apf: VM-Exits forced by reschedule IPIs, patched",
                                  forced_exits, "0"))
-    return found
+    return found + (list(time_bounds(variants)) if name == TIMED_LAB else [])
 
 
 def verdicts(name, variants):
