@@ -34,7 +34,9 @@ ROUNDS = {
     "svm": (("lost_interrupt_test", "-d 240", ""), ("lost_kick_test", "-d 24", ""),
             ("vm_fail_test", "-d 4", ""), ("nested_posted_test", "-d 6", ""),
             ("lifecycle_test", "-d 4", ""), ("apf_test", "-d 60", ""),
-            ("apf_abi_test", "", ""), ("apf_nested_test", "-d 12", "")),
+            ("apf_abi_test", "", ""), ("apf_nested_test", "-d 12", ""),
+            ("apf_vmm_test", "-d 90", ""), ("apf_migrate_test", "-d 60", ""),
+            ("apf_many_test", "", "")),
     "vmx": (("lost_interrupt_test", "-d 1000 -n 480000", ""),
             ("lost_kick_test", "-d 1000 -n 56000", ""),
             ("nested_posted_test", "-d 1000 -n 4000", ""),
@@ -42,17 +44,19 @@ ROUNDS = {
             ("lifecycle_test", "-d 1000 -n 2", ""),
             ("apf_test", "-d 1000 -n 42000", ""), ("apf_abi_test", "", ""),
             ("apf_nested_test", "-d 1000 -n 3000", ""),
+            ("apf_vmm_test", "-d 1000 -n 2", ""), ("apf_migrate_test", "-d 1000 -n 12000", ""),
             ("vm_fail_test", "-d 1000 -n 300", "{early_check} unrestricted_guest=0")),
 }
 ROUNDS["avic"] = (("lost_interrupt_test", "-d 1000 -n 160000", ""),
                   ("lost_kick_test", "-d 1000 -n 8000", ""),
                   ("nested_posted_test", "-d 1000 -n 100", ""), ("vm_fail_test", "-d 1000 -n 200", ""),
                   ("lifecycle_test", "-d 1000 -n 2", ""), ("apf_test", "-d 1000 -n 42000", ""),
-                  ("apf_abi_test", "", ""), ("apf_nested_test", "-d 1000 -n 1000", ""))
+                  ("apf_abi_test", "", ""), ("apf_nested_test", "-d 1000 -n 1000", ""),
+                  ("apf_vmm_test", "-d 1000 -n 2", ""), ("apf_migrate_test", "-d 1000 -n 12000", ""))
 ROUNDS["host"] = ROUNDS["svm"]
 
 BAD = ("lost", "late", "doubled", "wrong", "stalled", "missing", "never", "stale", "unfinished",
-       "stale_flag", "exposed")
+       "stale_flag", "exposed", "written", "dead", "misread")
 CASE = re.compile(r"^(not )?ok \d+ (.*)$")
 COUNT = re.compile(r"\b([a-z_]+) (\d+)\b")
 
