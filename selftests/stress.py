@@ -44,7 +44,7 @@ ROUNDS = {
             ("lifecycle_test", "-d 1000 -n 2", ""),
             ("apf_test", "-d 1000 -n 42000", ""), ("apf_abi_test", "", ""),
             ("apf_nested_test", "-d 1000 -n 3000", ""),
-            ("apf_vmm_test", "-d 1000 -n 2", ""), ("apf_migrate_test", "-d 1000 -n 12000", ""),
+            ("apf_vmm_test", "-d 1000 -n 2", ""), ("apf_migrate_test", "-d 1000 -n 40", ""),
             ("vm_fail_test", "-d 1000 -n 300", "{early_check} unrestricted_guest=0")),
 }
 ROUNDS["avic"] = (("lost_interrupt_test", "-d 1000 -n 160000", ""),
@@ -52,7 +52,7 @@ ROUNDS["avic"] = (("lost_interrupt_test", "-d 1000 -n 160000", ""),
                   ("nested_posted_test", "-d 1000 -n 100", ""), ("vm_fail_test", "-d 1000 -n 200", ""),
                   ("lifecycle_test", "-d 1000 -n 2", ""), ("apf_test", "-d 1000 -n 42000", ""),
                   ("apf_abi_test", "", ""), ("apf_nested_test", "-d 1000 -n 1000", ""),
-                  ("apf_vmm_test", "-d 1000 -n 2", ""), ("apf_migrate_test", "-d 1000 -n 12000", ""))
+                  ("apf_vmm_test", "-d 1000 -n 2", ""), ("apf_migrate_test", "-d 1000 -n 40", ""))
 ROUNDS["host"] = ROUNDS["svm"]
 
 BAD = ("lost", "late", "doubled", "wrong", "stalled", "missing", "never", "stale", "unfinished",

@@ -27,6 +27,7 @@ OURS = re.compile(r"kvm_mode|execution_mode|kvm_arch_elide_kick|kvm_vcpu_exit_re
 TESTS = ("lost_kick_test -d {share}", "lost_interrupt_test -d {share}",
          "lifecycle_test -d {half}", "vm_fail_test -d {half}", "nested_posted_test -d {share}",
          "apf_test -d {share}", "apf_vmm_test -d {share}", "apf_many_test -d {half}",
+         "apf_migrate_test -d {share}",
          "apf_abi_test", "apf_nested_test -d {half}")
 
 

@@ -64,6 +64,7 @@ struct apf_vmm {
 	u64 acks;
 	u64 hlts;		/* returns of HLT */
 	u64 nmis, nested;	/* NMIs, and #PFs of their handlers */
+	u64 nmis_done;
 	u64 between;		/* NMIs that found an announcement unread */
 	u64 misread;		/* a #PF taken for one of another kind */
 	u64 lives;

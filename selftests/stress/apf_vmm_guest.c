@@ -470,6 +470,7 @@ void apf_vmm_storm_nmi(struct ex_regs *regs)
 		     : [p] "r" (VMM_HOLE_GVA) : "r11", "memory");
 	apf_vmm->misread += !skipped;
 	WRITE_ONCE(a->flags, flags);
+	WRITE_ONCE(apf_vmm->nmis_done, apf_vmm->nmis_done + 1);
 	asm volatile("mov %0, %%cr2" :: "r"(cr2));
 }
 
