@@ -744,7 +744,7 @@ def test_stress(project, name):
     tally = stress.Tally()
     script = "\n".join(f"echo STRESS {c.split('/')[-1]}; {c} || [ $? = 4 ] || exit 1"
                        for c in (stress.for_base(c, project.base) for c in QUICK_STRESS[name]))
-    done = lab.run(name, "patched", script, tally.line, build=project.build, timeout=900,
+    done = lab.run(name, "patched", script, tally.line, build=project.build, timeout=1800,
                    hang=300, log=project.log(f"{name}-stress"))
     need(not tally.failures, "\n".join(tally.failures))
     need(done.status == 0, f"status {done.status}: " + "\n".join(done.lines[-5:]))
