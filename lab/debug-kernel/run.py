@@ -22,7 +22,10 @@ REPORT = re.compile(r"(BUG: (?:KASAN|KCSAN|sleeping|scheduling|spinlock)|WARNING
                     r"possible (?:recursive locking|circular locking)|INFO: |ODEBUG)")
 OURS = re.compile(r"kvm_mode|execution_mode|kvm_arch_elide_kick|kvm_vcpu_exit_request|"
                   r"kvm_vcpu_kick|kvm_make_vcpu_request|trigger_posted_interrupt|"
-                  r"svm_complete_interrupt_delivery|vcpu_enter_guest|async_pf|kvm_apf|\bapf_")
+                  r"svm_complete_interrupt_delivery|vcpu_enter_guest|"
+                  r"async_pf|kvm_apf_|apf_(?:try_)?send|apf_(?:due|next|unmapped|interrupt)")
+# Of a data race those count that are at its two ends, not those that called them.
+RACE_END = re.compile(r"(?:read|write)[^\n]* to 0x[^\n]*:\n(?:[^\n]*\n){1,2}")
 # Small amounts: these kernels are many times slower.
 TESTS = ("lost_kick_test -d {share}", "lost_interrupt_test -d {share}",
          "lifecycle_test -d {half}", "vm_fail_test -d {half}", "nested_posted_test -d {share}",
@@ -43,6 +46,11 @@ def reports(log):
             length = next((i for i, text in enumerate(lines[n:n + 60]) if "=====" in text), 60)
             found.append("\n".join(lines[n:n + length]))
     return found
+
+
+def is_ours(block):
+    ends = "".join(RACE_END.findall(block)) if "KCSAN" in block else block
+    return OURS.search(ends)
 
 
 def run_one(name, args):
@@ -68,7 +76,7 @@ def run_one(name, args):
     except lab.LabError as problem:
         error = str(problem).splitlines()[0]
     found = reports(log)
-    ours = [block for block in found if OURS.search(block)]
+    ours = [block for block in found if is_ours(block)]
     print(f"{name}: {len(found)} reports, {len(ours)} with our code in them; "
           f"{len(failed)} tests failed" + (f"; {error}" if error else ""))
     kinds = Counter(("OURS  " if block in ours else "others",
