@@ -1357,8 +1357,6 @@ static void acked_by_host(void)
 	step_end(s);
 }
 
-#define NMI_LOST_MS	50
-
 static struct {
 	bool stop;
 	u64 events;
@@ -1368,6 +1366,7 @@ static void *storm_fn(void *data)
 {
 	struct step *s = data;
 	u64 rnd = rnd_stream(stress.seed, 5), done, seen = ~0ull, sent_at = 0;
+	u64 lost_us = host_cpu_is_intel ? 500 : 50000;
 
 	while (!__atomic_load_n(&storm.stop, __ATOMIC_ACQUIRE)) {
 		/*
@@ -1375,9 +1374,9 @@ static void *storm_fn(void *data)
 		 * One that comes before the vCPU has run may be lost.
 		 */
 		done = READ_ONCE(s->g->nmis_done);
-		if (done != seen || now_ms() - sent_at > NMI_LOST_MS) {
+		if (done != seen || now_us() - sent_at > lost_us) {
 			seen = done;
-			sent_at = now_ms();
+			sent_at = now_us();
 			nmi(s);
 		}
 		sleep_us(rnd_below(&rnd, 200));
