@@ -201,7 +201,7 @@ static void run(u64 events)
 	if (stress_case_begin(names[0]))
 		stress_case(now.announced == ALL_PAGES && now.events == events && !now.stalled &&
 			    now.event_max_us < BOUND_MS * 1000,
-			    "announced %lu held %lu events %lu stalled %lu, longest %lu us",
+			    "announced %lu held %lu events %lu stalled %lu longest_us %lu",
 			    now.announced, now.held, now.events, now.stalled, now.event_max_us);
 	if (stress_case_begin(names[1])) {
 		if (now.no_sockets)
@@ -209,7 +209,7 @@ static void run(u64 events)
 		else
 			stress_case(now.announced == ALL_PAGES && now.loaded &&
 				    now.load_max_us < BOUND_MS * 1000,
-				    "returned %u, longest %lu us, %lu us before", now.loaded,
+				    "returned %u longest_us %lu before_us %lu", now.loaded,
 				    now.load_max_us, before_us);
 	}
 
