@@ -1365,18 +1365,16 @@ static struct {
 static void *storm_fn(void *data)
 {
 	struct step *s = data;
-	u64 rnd = rnd_stream(stress.seed, 5), done, seen = ~0ull, sent_at = 0;
-	u64 lost_us = host_cpu_is_intel ? 500 : 50000;
+	u64 rnd = rnd_stream(stress.seed, 5), done, seen = ~0ull;
 
 	while (!__atomic_load_n(&storm.stop, __ATOMIC_ACQUIRE)) {
 		/*
 		 * The #PF's IRET lets the next NMI in: not more than one, for the stack.
-		 * One that comes before the vCPU has run may be lost.
+		 * And none before the vCPU has run: that one may be lost.
 		 */
 		done = READ_ONCE(s->g->nmis_done);
-		if (done != seen || now_us() - sent_at > lost_us) {
+		if (done != seen && READ_ONCE(s->a.v[0].g->announced)) {
 			seen = done;
-			sent_at = now_us();
 			nmi(s);
 		}
 		sleep_us(rnd_below(&rnd, 200));
