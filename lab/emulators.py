@@ -83,21 +83,22 @@ class Svm:
                 "-qmp", "unix:qmp,server=on,wait=off",    # in self.work; a full path can be too long
                 "-serial", "stdio" if serial is None else serial,
                 "-kernel", str(kernel), "-initrd", str(initrd),
-                "-append", f"{COMMON_CMDLINE} lab.emulator=qemu {cmdline}"]
+                "-append", f"{COMMON_CMDLINE} lab.emulator=qemu "
+                f"{'lab.turns ' if self.options.quantum else ''}{cmdline}"]
 
     def _accelerator(self):
         quantum = self.options.quantum
         if not (self.options.icount or quantum):
             return ["-accel", "tcg,thread=multi"]
+        one = ",one-insn-per-tb=on" if self.options.trace else ""
         # sleep=off: the time in which every CPU is halted is skipped.
         found = ["-rtc", "base=2000-01-01,clock=vm", "-seed", "1",
-                 "-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single"]
+                 "-icount", "shift=0,sleep=off", "-accel", f"tcg,thread=single{one}"]
         if quantum:
             if qemu_folder(self.options.build).name != "qemu-mended":
                 raise LabError("only QEMU with our patches has --quantum: run `make qemu`")
-            found[-1] += f",quantum={quantum}"
+            found += ["-device", f"cpu-turns,quantum={quantum}"]
         if self.options.trace:
-            found[-1] += ",one-insn-per-tb=on"
             found += ["-d", "exec,nochain", "-dfilter", MODULES, "-D", self.options.trace]
         return found
 
