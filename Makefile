@@ -9,7 +9,8 @@ LAB ?= svm
 KVM ?= patched
 POSTS ?=
 SEED ?= 1
-DURATION ?= 600
+DURATION ?=
+FULL ?=
 WHERE ?=
 KTAP ?=
 
@@ -33,6 +34,11 @@ SHELL := /bin/bash
 ktap := $(if $(KTAP),--ktap)
 step = scripts/step --expect $(1) --log $(BUILD)/log/$(2).log
 
+# Two steps at a time: while one downloads or links, the other compiles.
+MAKEFLAGS += -j2
+# Ours, not that of makes further down
+unexport MAKEFLAGS MFLAGS MAKELEVEL
+
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
@@ -54,7 +60,7 @@ help:
 	@echo 'make mutants          every mutant of the series, and what catches it'
 	@echo 'make kvm-selftests    the base kernel'"'"'s own KVM selftests on stock and on patched: a table'
 	@echo 'make debug-kernel     the stress tests on kernels with KASAN and lockdep, and with KCSAN'
-	@echo '                      (DURATION=600 seconds each, DEBUG_KERNELS="kasan kcsan")'
+	@echo '                      (DURATION=1600 seconds each, DEBUG_KERNELS="kasan kcsan")'
 	@echo 'make ci-kit           $(BUILD)/kvm-mode-ci.tar.gz: what a CI farm (LAVA) runs on its machines'
 	@echo 'make lab              a shell in L1, or RUN="command"; its exit status comes back'
 	@echo '                      (LAB=svm|avic|vmx, KVM=stock|patched)'
@@ -105,7 +111,7 @@ $(SHARED)/qemu/.done: lab/qemu/fetch.sh | deps
 
 # QEMU with lab/qemu/patches; the svm lab takes it when it is there.
 $(SHARED)/qemu-mended/.done: lab/qemu/build.sh $(wildcard lab/qemu/patches/*) $(SHARED)/qemu/.done
-	@$(call step,330,qemu-mended) "build QEMU, mended" lab/qemu/build.sh \
+	@$(call step,150,qemu-mended) "build QEMU, mended" lab/qemu/build.sh \
 		$(DOWNLOADS)/qemu-source $(SHARED)/qemu/share $(SHARED)/qemu-mended
 	@touch $@
 
@@ -118,11 +124,15 @@ SERIES := $(wildcard patches/$(BASE)/*.patch kvm/*/* kvm-asm-offsets/*) patches/
 
 $(BUILD)/tree/stock/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version
 $(BUILD)/tree/patched/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version $(SERIES)
-$(BUILD)/tree/s4/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version bench/peers/$(BASE)/s4.patch
-$(BUILD)/tree/unbound/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version \
-		bench/peers/$(BASE)/unbound.patch
 $(BUILD)/tree/%/.done:
-	@scripts/prepare-tree $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
+	@scripts/prepare-tree --with-probe $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
+	@touch $@
+
+# Peers change a few files of stock, which is built.
+PEERS := s4 unbound
+$(PEERS:%=$(BUILD)/tree/%/.done): $(BUILD)/tree/%/.done: bench/peers/$(BASE)/%.patch $(BUILD)/modules/stock/.done
+	@scripts/copy-tree $(BUILD)/tree/stock $(BUILD)/tree/$*
+	@scripts/prepare-tree --with-probe $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
 	@touch $@
 
 $(BUILD)/modules/%/.done: $(BUILD)/tree/%/.done scripts/build-modules $(wildcard selftests/probe/*) \
@@ -203,12 +213,12 @@ $(SHARED)/bin/kvm-mode-bench: $(wildcard bench/*.c bench/*.h) bench/build.sh $(P
 		bench/build.sh $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
 
 $(SHARED)/bin/stress/.done: $(wildcard selftests/stress/*.[ch] selftests/probe/*.h bench/*.[ch]) \
-		bench/build.sh $(PROGRAMS)/version
+		bench/build.sh $(PROGRAMS)/version | $(SHARED)/bin/kvm-mode-bench
 	@$(call step,20,stress-tests) "build the stress tests" \
 		bench/build.sh --stress $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
 	@touch $@
 
-$(BUILD)/bin/selftests/.done: bench/build.sh $(KERNEL)/version
+$(BUILD)/bin/selftests/.done: bench/build.sh $(KERNEL)/version | $(SHARED)/bin/stress/.done
 	@$(call step,150,kvm-selftests) "build the kernel's KVM selftests" \
 		bench/build.sh --selftests $(SOURCE) $(BUILD)/bin
 	@touch $@
@@ -219,15 +229,15 @@ $(SHARED)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWN
 	@cp $(DOWNLOADS)/bochs/*BIOS*-latest $(SHARED)/bochs/
 	@touch $@
 
+# Peers are for FULL=1; once built they stay.
+SETS = stock patched $(if $(FULL),$(PEERS),$(foreach p,$(PEERS),$(if $(wildcard $(BUILD)/modules/$p/.done),$p)))
+
 $(BUILD)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
-		$(BUILD)/modules/stock/.done $(BUILD)/modules/patched/.done $(BUILD)/modules/s4/.done \
-		$(BUILD)/modules/unbound/.done \
+		$(patsubst %,$(BUILD)/modules/%/.done,stock patched $(if $(FULL),$(PEERS))) \
 		$(SHARED)/bin/kvm-mode-bench $(SHARED)/bin/stress/.done
 	@mkdir -p $(@D)
-	@$(call step,10,initramfs) "make the labs' initramfs" lab/mkinitramfs.py --out $@ \
-		--kernel $(KERNEL)/image --kvm stock=$(BUILD)/modules/stock \
-		--kvm patched=$(BUILD)/modules/patched --kvm s4=$(BUILD)/modules/s4 \
-		--kvm unbound=$(BUILD)/modules/unbound \
+	@$(call step,5,initramfs) "make the labs' initramfs" lab/mkinitramfs.py --out $@ \
+		--kernel $(KERNEL)/image $(foreach s,$(SETS),--kvm $s=$(BUILD)/modules/$s) \
 		--add $(SHARED)/bin/kvm-mode-bench:/bin/kvm-mode-bench --add $(SHARED)/bin/stress:/stress
 
 # What of the distribution's own programs L1 runs.
@@ -307,11 +317,14 @@ $(SHARED)/lava/.done: bench/ci/fetch-lava.sh lab/private-apt.sh | deps
 
 # --- the main job and the tests -----------------------------------------------
 
+# LABS or WHERE of the command line; else those of the form
+SOME = $(if $(WHERE),$(WHERE),$(if $(filter file,$(origin LABS)),,$(LABS)))
+
 .PHONY: bench
-bench: $(if $(filter host,$(WHERE)),deps $(SHARED)/bin/kvm-mode-bench,lab-setup $(BUILD)/lab/rt.cpio $(BUILD)/lab/guest.cpio) \
-		$(if $(filter avic,$(WHERE) $(LABS)),qemu)
-	@bench/run.py --build $(BUILD) --base $(BASE) --labs "$(if $(WHERE),$(WHERE),$(LABS))" --seed $(SEED) \
-		$(if $(POSTS),--posts $(POSTS)) $(ktap)
+bench: $(if $(filter host,$(WHERE)),deps $(SHARED)/bin/kvm-mode-bench,lab-setup qemu) \
+		$(if $(FULL),$(BUILD)/lab/rt.cpio $(BUILD)/lab/guest.cpio)
+	@bench/run.py --build $(BUILD) --base $(BASE) $(if $(FULL),--full) $(if $(SOME),--labs "$(SOME)") \
+		--seed $(SEED) $(if $(POSTS),--posts $(POSTS)) $(ktap)
 
 .PHONY: compare
 compare:
@@ -323,13 +336,13 @@ readme:
 	@bench/readme.py $(BUILD)/bench/results.json
 
 .PHONY: check
-check: lab-setup qemu $(BUILD)/bin/selftests/.done $(SHARED)/herd7/.done $(BUILD)/lab/rt.cpio \
-		$(BUILD)/lab/perf.cpio $(BUILD)/lab/guest.cpio $(SHARED)/lava/.done ci-kit
-	@selftests/check.py --build $(BUILD) --base $(BASE)
+check: lab-setup qemu $(SHARED)/herd7/.done $(SHARED)/lava/.done ci-kit $(if $(FULL),\
+		$(BUILD)/bin/selftests/.done $(BUILD)/lab/rt.cpio $(BUILD)/lab/perf.cpio $(BUILD)/lab/guest.cpio)
+	@selftests/check.py --build $(BUILD) --base $(BASE) $(if $(FULL),--full)
 
 .PHONY: stress
 stress: $(if $(filter host,$(WHERE)),$(SHARED)/bin/stress/.done,lab-setup qemu)
-	@selftests/stress.py --build $(BUILD) --duration $(DURATION) --seed $(SEED) --kvm $(KVM) \
+	@selftests/stress.py --build $(BUILD) $(DURATION:%=--duration %) --seed $(SEED) --kvm $(KVM) \
 		$(if $(WHERE),--where "$(WHERE)",--where "$(LABS)") $(ktap)
 
 # Kernels with checkers built in, for L1 of the svm lab; then the stress tests on each.
@@ -342,7 +355,7 @@ $(BUILD)/debug/%/version: lab/debug-kernel/build.sh lab/debug-kernel/common.conf
 
 $(BUILD)/debug/%/lab.cpio: $(BUILD)/debug/%/version $(SERIES) scripts/prepare-tree scripts/build-modules \
 		$(wildcard selftests/probe/*) $(SHARED)/bin/stress/.done $(wildcard lab/l1/*)
-	@scripts/prepare-tree patched $(BASE) $(SOURCE) $(@D)/tree
+	@scripts/prepare-tree --with-probe patched $(BASE) $(SOURCE) $(@D)/tree
 	@$(call step,150,debug-modules-$*) "build modules for the $* kernel" \
 		scripts/build-modules --with-probe --headers $(@D)/build \
 		$(@D)/tree $$(cat $<) $(@D)/modules
@@ -351,7 +364,7 @@ $(BUILD)/debug/%/lab.cpio: $(BUILD)/debug/%/version $(SERIES) scripts/prepare-tr
 
 .PHONY: debug-kernel
 debug-kernel: lab-setup qemu $(DEBUG_KERNELS:%=$(BUILD)/debug/%/lab.cpio)
-	@lab/debug-kernel/run.py --build $(BUILD) --duration $(DURATION) --seed $(SEED) $(DEBUG_KERNELS)
+	@lab/debug-kernel/run.py --build $(BUILD) $(DURATION:%=--duration %) --seed $(SEED) $(DEBUG_KERNELS)
 
 .PHONY: kvm-selftests
 kvm-selftests: lab-setup qemu $(BUILD)/bin/selftests/.done

@@ -3,7 +3,6 @@
 emulator has one thread and whose results do not depend on the machine's load. Ctrl-C and
 SIGTERM end them all, emulators included. Used by bench/run.py, selftests/kvm_selftests.py and
 selftests/check.py."""
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -22,12 +21,12 @@ def processes(number):
                                 (signal.SIGTERM, signal.default_int_handler))
 
 
-@contextlib.contextmanager
-def meanwhile(function, jobs):
-    """Around what the caller does at the same time: an iterator over function(*job) for each of
-    @jobs, which another process runs in turn."""
-    with processes(1) as pool:
-        yield pool.imap(guarded, [(function, job) for job in jobs])
+def unordered(function, jobs, at_once):
+    """Yields function(*job) for each of @jobs, begun in their order, as they end."""
+    with processes(at_once) as pool:
+        yield from pool.imap_unordered(guarded, [(function, job) for job in jobs])
+        pool.close()
+        pool.join()
 
 
 def run(function, jobs, at_once):

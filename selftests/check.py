@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs every test of the project, in KTAP, and ends with "N passed, N failed".  Called
-by `make check`, which has built what the tests look at.  Mutants of the series
-(mutants/) show that the tests can fail.
+"""Runs the project's tests, in KTAP, and ends with "N passed, N failed": those of what a change
+is most likely to break, or, with --full, all of them.  Called by `make check`, which has
+built what the tests look at.  Mutants of the series (mutants/) show that the tests can fail.
 
 exit status: 0 all passed, 1 some failed, 130 interrupted"""
 import argparse
 import concurrent.futures
 import contextlib
+import functools
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Callable, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
@@ -32,10 +34,13 @@ import latency  # noqa: E402
 import monitor  # noqa: E402
 import mutants  # noqa: E402
 import posts as bench  # noqa: E402
+import report  # noqa: E402
 import side_by_side  # noqa: E402
 import stress  # noqa: E402
+import stress_tests  # noqa: E402
 
-QUICK_POSTS = {"svm": 1500, "avic": 10000, "vmx": 30000}
+FULL_POSTS = {"svm": 1500, "avic": 10000, "vmx": 30000}
+QUICK_POSTS = {"avic": 3000, "vmx": 6000}
 MUTANT_POSTS = 60000
 LATE_MUTANT = "no-entering"
 
@@ -70,6 +75,7 @@ class Project:
 
     def __init__(self, args):
         self.build, self.base = Path(args.build).resolve(), args.base
+        self.full = getattr(args, "full", True)
         self.kernel = self.build / "kernel" / args.base
         self.source = self.kernel / f"linux-source-{args.base}"
         self.release = (self.kernel / "version").read_text().strip()
@@ -85,9 +91,12 @@ class Project:
     def tree(self, name, patch=None):
         """A patched tree of its own, with a mutation if @patch names one."""
         tree = self.work / name
-        status, out = command("scripts/prepare-tree", "patched", self.base,
-                              self.source, tree)
-        need(status == 0, out)
+        built = self.build / "tree/patched"
+        # Its build starts from what is built there, or from its own state of the run before.
+        for argv in ((("scripts/copy-tree", built, tree),) if not tree.is_dir() else ()) + (
+                ("scripts/prepare-tree", "--with-probe", "patched", self.base, self.source, tree),):
+            status, out = command(*argv)
+            need(status == 0, out)
         if patch:
             with open(mutants.patch_file(self.base, patch)) as file:
                 done = subprocess.run(["patch", "-p1", "--fuzz=0", "--batch", "-d", tree],
@@ -96,12 +105,24 @@ class Project:
         return tree
 
     def kbuild(self, tree, *targets):
+        """As the labs' modules were built, but for variables among @targets."""
+        flags = (ROOT / "scripts/lab-flags").read_text().splitlines()
+        targets = [*(flag for flag in flags if not flag.startswith("#")), *targets]
         if not self.root:
             return command("make", "-C", f"/lib/modules/{self.release}/build",
                            f"M={tree}/arch/x86/kvm", "-j2", *targets)
         return command("scripts/in-root", self.kernel / "root", tree, "make", "-C",
                        f"/lib/modules/{self.release}/build", "M=/mnt/tree/arch/x86/kvm", "-j2",
                        *targets)
+
+    @functools.cached_property
+    def types(self):
+        """An object with debug info of KVM's structures as the patched tree has them."""
+        tree = self.build / "tree/patched"
+        status, text = self.kbuild(tree, "KCFLAGS=-g -fno-eliminate-unused-debug-types",
+                                   "kvm-asm-offsets.o")
+        need(status == 0, text[-2000:])
+        return tree / "arch/x86/kvm/kvm-asm-offsets.o"
 
     def modules(self, name, tree):
         out = self.work / f"modules-{name}"
@@ -172,14 +193,14 @@ def entry_asm(kvm, intel, amd):
                    "--intel", kvm / intel, "--amd", kvm / amd)
 
 
-def entry_order(tree, kvm):
-    return command("selftests/entry-order.py", "--tree", tree,
+def entry_order(project, tree, kvm):
+    return command("selftests/entry-order.py", "--tree", tree, "--types", project.types,
                    *(kvm / f"{m}.ko" for m in ("kvm", "kvm-intel", "kvm-amd")))
 
 
 def test_entry_order(project):
     """disassembly: the barriers are where the litmus tests have them, on all paths"""
-    status, out = entry_order(project.build / "tree/patched", project.kvm("patched"))
+    status, out = entry_order(project, project.build / "tree/patched", project.kvm("patched"))
     need(status == 0, out)
     need(len(re.findall(r"^ok ", out, re.M)) >= 25, f"checks are missing: {out}")
 
@@ -208,6 +229,22 @@ def test_litmus(project):
                           "--memory-model", project.source / "tools/memory-model")
     need(status == 0, out[-3000:])
     project.notes.append(out.splitlines()[-1])
+
+
+def test_tables(_project):
+    """every stress test is in the table, and the farm's list and the mutants' tests are from it"""
+    names = {test["name"] for test in stress_tests.TABLE}
+    files = {p.name.removesuffix(".c") for pattern in ("*_test.c", "*_test.sh")
+             for p in stress_tests.FOLDER.glob(pattern)}
+    need(names == files, f"not in both: {sorted(names ^ files)}")
+    farm = re.search(r"for test in ([a-z_ \n]+);", (ROOT / "bench/ci/kvm-mode.yaml").read_text())
+    need(sorted(f"{name}_test" for name in farm[1].split()) == sorted(set(stress_tests.farm())),
+         f"the farm runs {farm[1]}")
+    unknown = {row[1].split()[0] for rows in mutants.DYNAMIC.values() for row in rows.values()} - names
+    need(not unknown, f"mutants are given to {sorted(unknown)}")
+    for test in stress_tests.TABLE:
+        need({"svm", "avic", "vmx"} & {*test.get("full", {})} and test.get("soak"),
+             f"{test['name']} is run by no job")
 
 
 def test_litmus_named(project):
@@ -326,13 +363,13 @@ def test_lab_status(project, name):
 
 def test_posted(project, name):
     """nothing lost, late or doubled in any workload, stock, patched and off"""
-    # In the vmx lab as many as `make bench` posts: the comparison's bounds are tight.
-    cells, done = bench.run_lab(name, project.build,
-                                posts=None if name == "vmx" else QUICK_POSTS[name],
+    # In the vmx lab as many as `make bench FULL=1` posts: the comparison's bounds are tight.
+    posts = None if name == "vmx" else FULL_POSTS[name]
+    cells, done = bench.run_lab(name, project.build, posts=posts if project.full else QUICK_POSTS[name],
                                 log=project.log(f"{name}-posted"))
     print(bench.table(name, cells), file=sys.stderr)
     bad = bench.guarantees(name, cells)
-    bad += [str(bound) for bound in bench.bounds(name, cells) if not bound.holds]
+    bad += [str(bound) for bound in bench.bounds(name, cells) if project.full and not bound.holds]
     if name == "avic":
         bad += [f"not by AVIC: {cell}" for by_variant in cells.values() for cell in by_variant.values()
                 if cell["apicv"] != "Y" or cell["emulator"]["delivered"] < cell["posted"] or
@@ -363,7 +400,7 @@ def test_remainder(project):
                                       "widened": project.modules(GAP_PROBE, tree)},
                               bench_program(project))
     script = "\n".join(f"load-kvm {name} && kvm-mode-bench post --json --workload exits "
-                       f"--posts {QUICK_POSTS['vmx']} --lab-counters 0x8a20 || exit 1"
+                       f"--posts {FULL_POSTS['vmx']} --lab-counters 0x8a20 || exit 1"
                        for name in ("patched", "widened"))
     done = lab.run("vmx", "patched", script, build=project.build, timeout=900, hang=300,
                    initramfs=image, log=project.log("vmx-remainder"))
@@ -390,7 +427,7 @@ def bench_program(project):
 
 def test_toggle(project, name):
     """precise_notify switched under load, modules reloaded: nothing lost"""
-    posts, bench_post = QUICK_POSTS[name], f"kvm-mode-bench post --json {bench.LABS[name]['extra']}"
+    posts, bench_post = FULL_POSTS[name], f"kvm-mode-bench post --json {bench.LABS[name]['extra']}"
     script = f"""
         switch=/sys/module/kvm/parameters/precise_notify
         (while :; do echo N > $switch; echo Y > $switch; echo >> /tmp/switched; done) &
@@ -495,7 +532,7 @@ def test_pressure(project):
 
 def repeat(project, name, quantum, number):
     """The output of one of test_repeats's runs."""
-    done = lab.run(name, "patched", "kvm-mode-bench post --json --posts 3000 "
+    done = lab.run(name, "patched", "kvm-mode-bench post --json --posts 1000 "
                    "--workload mixed 2>&1 && cat /proc/interrupts", quantum=quantum,
                    build=project.build, timeout=400, hang=200,
                    log=project.log(f"{name}-repeats-{number}"))
@@ -506,9 +543,8 @@ def repeat(project, name, quantum, number):
 def test_repeats(project, name):
     """two runs print the same to the byte; another quantum does not"""
     usual = emulators.EMULATORS[name].default_quantum
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        outputs = list(pool.map(repeat, [project] * 3, [name] * 3, [usual, usual, usual - 1],
-                                range(3)))
+    outputs = [repeat(project, name, quantum, number)
+               for number, quantum in enumerate((usual, usual, usual - 1))]
     need(outputs[0] == outputs[1], "two runs differ:\n" + "\n".join(
         f"{a}\n{b}" for a, b in zip(*outputs[:2]) if a != b))
     need(outputs[0] != outputs[2], "a run with another quantum does not differ")
@@ -517,9 +553,9 @@ def test_repeats(project, name):
 # --- the measuring kit ----------------------------------------------------------
 
 def small_bench(project, name):
-    """`make bench` for the vmx lab, small: (results, what it said failed)"""
+    """`make bench FULL=1` for the vmx lab, small: (results, what it said failed)"""
     out = project.work / name
-    status, text = command("bench/run.py", "--build", project.build, "--labs", "vmx", "--posts",
+    status, text = command("bench/run.py", "--build", project.build, "--full", "--labs", "vmx", "--posts",
                            3000, "--workloads", "exits", "--rounds", 1, "--no-scaling",
                            "--out", out)
     # With so few posts a bound of the comparison may be missed.
@@ -563,10 +599,14 @@ def test_measuring(project):
 
 def test_compare(project):
     """results are compared, a loss is named, a broken file refused; the page is whole"""
-    good = project.work / "bench-1/results.json"
+    good = ROOT / "docs/results.json"
     status, out = command("bench/compare.py", good, good)
     need(status == 0 and "1.000 (1.000 to 1.000)" in out, f"status {status}: {out[-500:]}")
     results = json.loads(good.read_text())
+    page = report.html(results)
+    shown = page.count("<svg")
+    need(shown == page.count("</svg>") > 10, f"{shown} pictures")
+    need("http://" not in page.replace("http://www.w3.org", ""), "the page loads something")
     results["labs"]["vmx"]["workloads"]["exits"]["patched"]["late"] = 3
     worse = project.work / "worse.json"
     worse.write_text(json.dumps(results))
@@ -576,10 +616,6 @@ def test_compare(project):
     worse.write_text(json.dumps(results))
     status, out = command("bench/compare.py", good, worse)
     need(status == 2 and "'exits' is a required property" in out, f"status {status}: {out}")
-    page = (project.work / "bench-1/report.html").read_text()
-    # bars, two windows, eight distributions
-    need(page.count("<svg") == page.count("</svg>") == 11, f"{page.count('<svg')} pictures")
-    need("http://" not in page.replace("http://www.w3.org", ""), "the page loads something")
 
 
 def test_readme(_project):
@@ -712,48 +748,43 @@ def test_ci_kit(project):
 
 # --- stress, in quick form ------------------------------------------------------
 
-QUICK_STRESS = {
-    "svm": ("/stress/lost_interrupt_test -d 40", "/stress/lost_kick_test -d 30",
-            "kvm-mode-bench exit --ktap --samples 50 --warmup 20 --stall 30000",
-            "/stress/nested_posted_test -d 10", "/stress/lifecycle_test -d 10",
-            "/stress/apf_test -d 35", "/stress/apf_abi_test", "/stress/apf_nested_test -d 15",
-            "/stress/apf_vmm_test -d 90", "/stress/apf_migrate_test -d 20", "/stress/apf_many_test",
-            "/stress/vm_fail_test -d 10", "/stress/reload_test.sh 1"),
-    "avic": ("/stress/lost_interrupt_test -d 1000 -n 16000",
-             "/stress/lost_kick_test -d 1000 -n 3000", "/stress/lifecycle_test -d 1000 -n 2",
-             "/stress/apf_test -d 1000 -n 5000", "/stress/apf_nested_test -d 1000 -n 300",
-             "/stress/apf_vmm_test -d 1000 -n 1", "/stress/apf_migrate_test -d 1000 -n 8",
-             "kvm-mode-bench exit --ktap --samples 50"),
-    "vmx": ("/stress/lost_interrupt_test -d 1000 -n 24000",
-            "/stress/lost_kick_test -d 1000 -n 6000",
-            "kvm-mode-bench post --ktap --posts 2000 --workload exits,hlt",
-            "kvm-mode-bench exit --window --ktap --samples 50",
-            "kvm-mode-bench kick --how plain --ktap --samples 50",
-            "/stress/nested_posted_test -d 1000 -n 2000", "/stress/lifecycle_test -d 1000 -n 4",
-            "/stress/apf_test -d 1000 -n 10000", "/stress/apf_abi_test",
-            "/stress/apf_nested_test -d 1000 -n 900",
-            "/stress/apf_vmm_test -d 1000 -n 1", "/stress/apf_migrate_test -d 1000 -n 8",
-            "/stress/vm_fail_test -d 1000 -n 200", "/stress/reload_test.sh 1",
-            "load-kvm patched {early_check} unrestricted_guest=0",
-            "/stress/vm_fail_test -d 1000 -n 200"),
+# Of the benchmark, for the form of its KTAP.
+BENCH_KTAP = {
+    "svm": ("exit --samples 50 --warmup 20 --stall 30000",),
+    "avic": ("exit --samples 50",),
+    "vmx": ("post --posts 2000 --workload exits,hlt", "exit --window --samples 50",
+            "kick --how plain --samples 50"),
 }
 
 
 def test_stress(project, name):
-    """stress tests, quick form: no interrupt and no kick lost or late"""
-    tally = stress.Tally()
-    script = "\n".join(f"echo STRESS {c.split('/')[-1]}; {c} || [ $? = 4 ] || exit 1"
-                       for c in (stress.for_base(c, project.base) for c in QUICK_STRESS[name]))
-    done = lab.run(name, "patched", script, tally.line, build=project.build, timeout=1800,
+    """stress tests: no interrupt, kick or page-ready event lost, late or doubled"""
+    tally, began = stress.Tally(), []
+
+    def line(text):
+        if text.startswith("STRESS "):
+            began.append((time.time(), text.split()[1]))
+        tally.line(text)
+    lines, now = [], ""
+    for text, on in stress_tests.commands("full" if project.full else "quick", name, project.base):
+        if on != now:
+            lines.append(f"load-kvm patched {on} || exit 1")
+            now = on
+        lines.append(f"echo STRESS {text}; /stress/{text} || [ $? = 4 ] || exit 1")
+    lines += [f"echo STRESS kvm-mode-bench {text}; kvm-mode-bench {text} --ktap || exit 1"
+              for text in BENCH_KTAP[name]]
+    done = lab.run(name, "patched", "\n".join(lines), line, build=project.build, timeout=1800,
                    hang=300, log=project.log(f"{name}-stress"))
     need(not tally.failures, "\n".join(tally.failures))
     need(done.status == 0, f"status {done.status}: " + "\n".join(done.lines[-5:]))
     need(not done.warnings, str(done.warnings))
     for text in re.split(r"^STRESS ", "\n".join(done.lines), flags=re.M)[1:]:
-        if not text.startswith("load-kvm"):
-            ktap_passes_on(project, text.split()[0], text)
+        ktap_passes_on(project, text.split()[0], text)
     bad = {key: n for key, n in tally.bad().items() if n}
     need(not bad, str(bad))
+    ends = [start for start, _ in began[1:]] + [time.time()]
+    project.notes.append(f"{name}: seconds: " + ", ".join(
+        f"{test} {end - start:.0f}" for (start, test), end in zip(began, ends)))
     posted, kicks = tally.total("posted"), tally.total("kicks")
     need(kicks > 1000 and posted > 1000, f"only {posted} posts, {kicks} kicks")
     project.notes.append(f"{name}: stress: {posted:,} interrupts posted, {kicks:,} kicks, none "
@@ -856,7 +887,8 @@ def test_series(project):
 
 def test_series_refused(project):
     """a series with a mail missing, one with a sin of style, and one that is not the labs', are refused"""
-    there = project.work / "series"
+    there = project.work / "series-refused"
+    shutil.rmtree(there, ignore_errors=True)
     status, out = series(project, there / "three")
     need(status == 0, out)
     mails = sorted((there / "three").glob("0*.patch"))
@@ -1104,31 +1136,53 @@ def test_missing_image(project):
     need(status == 125 and "make lab-setup" in out, f"status {status}: {out}")
 
 
-# Tests of the vmx lab: its emulator has one thread, and its results do not depend on the
-# machine's load. They run on one CPU while the other has those of the second list: builds,
-# models, and labs of one thread or with little to do.
-BESIDE = (
-    (test_lab_status, "vmx"), (test_posted, "vmx"), (test_toggle, "vmx"), (test_stress, "vmx"),
-    (test_tracepoint,), (test_perf,), (test_late_mutant,), (test_remainder,),
-)
-MEANWHILE = (
-    (test_build_is_clean,), (test_own_files_w1,), (test_entry_assembly,),
-    (test_entry_assembly_stock,), (test_entry_order,), (test_static_mutants,), (test_style,),
-    (test_litmus,), (test_litmus_named,), (test_spin,),
-    (test_users,), (test_rename,), (test_series,), (test_series_refused,),
-    (test_bad_base,), (test_check_modules,),
-    (test_full_disk,),
-    (test_no_network,), (test_missing_image,), (test_i386,), (test_readme,), (test_no_kvm,),
-    (test_ktap,), (test_ci_kit,), (test_deaf_cpu,), (test_avic,), (test_posted, "avic"),
-    (test_stress, "avic"),
-)
-# The svm lab's emulator has a thread for each CPU of L1; the others here use two CPUs themselves,
-# or what one of these has left.
-ALONE = (
-    (test_hang,), (test_dead_timer,), (test_killed_emulator,), (test_lab_status, "svm"),
-    (test_posted, "svm"), (test_toggle, "svm"), (test_stress, "svm"), (test_whole_vm,),
-    (test_pressure,), (test_base_warnings,), (test_repeats, "avic"), (test_repeats, "vmx"),
-    (test_measuring,), (test_compare,), (test_kvm_selftests, "svm"), (test_kvm_selftests, "vmx"),
+class Test(NamedTuple):
+    """A row of TESTS."""
+    function: Callable
+    lab: str = ""
+    quick: bool = False         # also without --full
+    seconds: int = 5            # full form, on two CPUs: long ones start first
+    alone: bool = False         # uses both CPUs, or wants a machine on which nothing else runs
+
+    @property
+    def name(self):
+        return "-".join(filter(None, (self.function.__name__.removeprefix("test_"), self.lab)))
+
+    @property
+    def label(self):
+        return self.function.__doc__.splitlines()[0] + (f" ({self.lab} lab)" if self.lab else "")
+
+
+# The emulators of the vmx and avic labs have one thread, and their results do not depend on the
+# machine's load; that of the svm lab has a thread for each CPU of L1.
+TESTS = (
+    Test(test_posted, "vmx", quick=True, seconds=350), Test(test_stress, "vmx", quick=True, seconds=500),
+    Test(test_posted, "avic", quick=True, seconds=200), Test(test_stress, "avic", seconds=400),
+    Test(test_lab_status, "vmx", seconds=90), Test(test_toggle, "vmx", seconds=200),
+    Test(test_tracepoint, seconds=60), Test(test_perf, seconds=340),
+    Test(test_late_mutant, seconds=150), Test(test_remainder, seconds=150),
+    Test(test_repeats, "avic", seconds=100), Test(test_repeats, "vmx", seconds=100),
+    Test(test_avic, seconds=150),
+    Test(test_build_is_clean, quick=True), Test(test_own_files_w1, seconds=30),
+    Test(test_entry_assembly, quick=True), Test(test_entry_assembly_stock, quick=True),
+    Test(test_entry_order, quick=True), Test(test_static_mutants, seconds=200),
+    Test(test_style, quick=True, seconds=30), Test(test_litmus, quick=True, seconds=40),
+    Test(test_litmus_named, quick=True), Test(test_tables, quick=True),
+    Test(test_spin, seconds=100),
+    Test(test_users, quick=True), Test(test_rename), Test(test_series, quick=True, seconds=40),
+    Test(test_series_refused, seconds=40), Test(test_bad_base, quick=True),
+    Test(test_check_modules, quick=True), Test(test_full_disk, quick=True),
+    Test(test_no_network, quick=True), Test(test_missing_image, quick=True),
+    Test(test_i386, seconds=200), Test(test_readme, quick=True), Test(test_compare, quick=True, seconds=10),
+    Test(test_no_kvm, quick=True),
+    Test(test_ktap, quick=True), Test(test_ci_kit, quick=True), Test(test_deaf_cpu, quick=True),
+    Test(test_stress, "svm", quick=True, alone=True, seconds=270),
+    Test(test_lab_status, "svm", alone=True, seconds=20), Test(test_posted, "svm", alone=True, seconds=50),
+    Test(test_toggle, "svm", alone=True, seconds=25), Test(test_whole_vm, alone=True, seconds=40),
+    Test(test_pressure, alone=True, seconds=60), Test(test_kvm_selftests, "svm", alone=True, seconds=150),
+    Test(test_kvm_selftests, "vmx", alone=True, seconds=200), Test(test_measuring, alone=True, seconds=400),
+    Test(test_base_warnings, alone=True), Test(test_hang, alone=True, seconds=25),
+    Test(test_dead_timer, alone=True, seconds=30), Test(test_killed_emulator, alone=True, seconds=20),
 )
 
 
@@ -1143,45 +1197,63 @@ def attempt(project, test, *args):
         test(project, *args)
 
 
-def run_one(project, test, *args):
-    """(the result, the test's notes)"""
-    label = test.__doc__.splitlines()[0] + (f" ({args[0]} lab)" if args else "")
+def run_one(project, number):
+    """(ktap.Case, notes) of the test that is TESTS[number]."""
+    test = TESTS[number]
     start, project.notes = time.time(), []
     try:
-        attempt(project, test, *args)
+        attempt(project, test.function, *filter(None, [test.lab]))
     except (Failed, lab.LabError, OSError, subprocess.SubprocessError, RuntimeError, ValueError,
             LookupError, StopIteration) as error:
         project.notes += f"{type(error).__name__}: {error}".splitlines()[:40]
-        return ktap.Case(False, label), project.notes
-    return ktap.Case(True, label, f"{time.time() - start:.0f} s"), project.notes
+        return ktap.Case(False, test.label), project.notes
+    return ktap.Case(True, test.label, f"{time.time() - start:.0f} s"), project.notes
 
 
-def run_all(project, beside, meanwhile, alone):
+def run_all(project, numbers):
     """Yields what run_one returns, for each of the tests."""
-    with side_by_side.meanwhile(run_one, [(project, *t) for t in beside]) as results:
-        for test in meanwhile:
-            yield run_one(project, *test)
-        yield from results
-    for test in alone:
-        yield run_one(project, *test)
+    beside = sorted((n for n in numbers if not TESTS[n].alone), key=lambda n: -TESTS[n].seconds)
+    yield from side_by_side.unordered(run_one, [(project, n) for n in beside], 2)
+    for n in numbers:
+        if TESTS[n].alone:
+            yield run_one(project, n)
 
 
-def main():
+def about(numbers):
+    """Seconds that these tests take, full form."""
+    return sum(TESTS[n].seconds / (1 if TESTS[n].alone else 2) for n in numbers)
+
+
+def parse():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--build", default="build")
     args.add_argument("--base", default="6.12")
+    args.add_argument("--full", action="store_true", help="every test, in its longer form")
     args.add_argument("--only", default="", help="run tests whose name contains this")
-    args = args.parse_args()
-    lists = [[t for t in tests if args.only in "-".join([t[0].__name__, *t[1:]])]
-             for tests in (BESIDE, MEANWHILE, ALONE)]
-    number, passed = sum(map(len, lists)), 0
-    print(f"{ktap.HEAD}\n1..{number}", flush=True)
-    for i, (case, notes) in enumerate(run_all(Project(args), *lists), 1):
+    args.add_argument("--list", action="store_true", help="the tests' names and what they show")
+    return args.parse_args()
+
+
+def main():
+    args = parse()
+    numbers = [n for n, test in enumerate(TESTS) if args.only in test.name and
+               (args.full or args.only or test.quick)]
+    if args.list:
+        print("\n".join(f"{TESTS[n].name:24} {TESTS[n].label}" for n in numbers))
+        return 0
+    took = f"about {about(numbers) / 60:.0f} minutes" if args.full else "about 6 minutes"
+    print(f"# {len(numbers)} of {len(TESTS)} tests, {took} on two CPUs", file=sys.stderr)
+    print(f"{ktap.HEAD}\n1..{len(numbers)}", flush=True)
+    passed = 0
+    for i, (case, notes) in enumerate(run_all(Project(args), numbers), 1):
         print("".join(f"# {note}\n" for note in notes) + ktap.result(i, case), flush=True)
         passed += case.ok
-    print(f"{passed} passed, {number - passed} failed")
-    return 0 if passed == number else 1
+    left = len(TESTS) - len(numbers)
+    if left and not args.only:
+        print(f"# {left} tests are left out, others are short: make check FULL=1 has all")
+    print(f"{passed} passed, {len(numbers) - passed} failed")
+    return 0 if passed == len(numbers) else 1
 
 
 if __name__ == "__main__":

@@ -503,9 +503,9 @@ CHECKS = {
 }
 
 
-def check_file(tree, path):
+def check_file(tree, path, types):
     """Runs the checks of one file; returns how many failed."""
-    build, program, failed = Build(tree, [path]), Program([path]), 0
+    build, program, failed = Build(tree, [types or path]), Program([path]), 0
     for name in OBJECTS.get(path.name, (path.name,)):
         for check in CHECKS[name]:
             label = check.__name__.replace("_", "-")
@@ -522,6 +522,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tree", required=True, type=Path, help="made by prepare-tree, built")
+    parser.add_argument("--types", type=Path, metavar="OBJECT",
+                        help="whose debug info to take for the structures; default: FILE's own")
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
     args = parser.parse_args()
     for path in args.files:
@@ -530,7 +532,7 @@ def main():
         if not path.is_file():
             parser.error(f"no {path}")
     try:
-        failed = sum([check_file(args.tree, path) for path in args.files])
+        failed = sum([check_file(args.tree, path, args.types) for path in args.files])
     except (OSError, subprocess.SubprocessError) as error:
         print(f"entry-order: {error}", file=sys.stderr)
         return 2

@@ -23,37 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
 import ktap  # noqa: E402
 import lab  # noqa: E402
+import stress_tests  # noqa: E402
+from emulators import EMULATORS  # noqa: E402
 
-# Later bases have no such parameter: L1's controls are checked by the entry itself.
-EARLY_CHECK = {"6.12": "nested_early_check=1"}
-
-# What one round runs: test, how much of it (seconds of the lab's clock, or, where a
-# second is billions of instructions, a count of what the test does), and parameters
-# with which KVM is loaded for it.
-ROUNDS = {
-    "svm": (("lost_interrupt_test", "-d 240", ""), ("lost_kick_test", "-d 24", ""),
-            ("vm_fail_test", "-d 4", ""), ("nested_posted_test", "-d 6", ""),
-            ("lifecycle_test", "-d 4", ""), ("apf_test", "-d 60", ""),
-            ("apf_abi_test", "", ""), ("apf_nested_test", "-d 12", ""),
-            ("apf_vmm_test", "-d 90", ""), ("apf_migrate_test", "-d 60", ""),
-            ("apf_many_test", "", "")),
-    "vmx": (("lost_interrupt_test", "-d 1000 -n 480000", ""),
-            ("lost_kick_test", "-d 1000 -n 56000", ""),
-            ("nested_posted_test", "-d 1000 -n 4000", ""),
-            ("vm_fail_test", "-d 1000 -n 300", ""),
-            ("lifecycle_test", "-d 1000 -n 2", ""),
-            ("apf_test", "-d 1000 -n 42000", ""), ("apf_abi_test", "", ""),
-            ("apf_nested_test", "-d 1000 -n 3000", ""),
-            ("apf_vmm_test", "-d 1000 -n 2", ""), ("apf_migrate_test", "-d 1000 -n 40", ""),
-            ("vm_fail_test", "-d 1000 -n 300", "{early_check} unrestricted_guest=0")),
-}
-ROUNDS["avic"] = (("lost_interrupt_test", "-d 1000 -n 160000", ""),
-                  ("lost_kick_test", "-d 1000 -n 8000", ""),
-                  ("nested_posted_test", "-d 1000 -n 100", ""), ("vm_fail_test", "-d 1000 -n 200", ""),
-                  ("lifecycle_test", "-d 1000 -n 2", ""), ("apf_test", "-d 1000 -n 42000", ""),
-                  ("apf_abi_test", "", ""), ("apf_nested_test", "-d 1000 -n 1000", ""),
-                  ("apf_vmm_test", "-d 1000 -n 2", ""), ("apf_migrate_test", "-d 1000 -n 40", ""))
-ROUNDS["host"] = ROUNDS["svm"]
+PLACES = (*EMULATORS, "host")
 
 BAD = ("lost", "late", "doubled", "wrong", "stalled", "missing", "never", "stale", "unfinished",
        "stale_flag", "exposed", "written", "dead", "misread")
@@ -114,21 +87,17 @@ def say(text):
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
-def for_base(text, base):
-    """Parameters of KVM, or a command with them, as @base has them."""
-    return text.format(early_check=EARLY_CHECK.get(base, ""))
-
-
 def script(where, kvm, seed, base, folder="/stress"):
     """Shell text: rounds without end; the reader of its output ends them."""
     lines = [f"seed={seed}", "while :; do"]
-    for test, amount, params in ROUNDS[where]:
-        params = for_base(params, base)
-        if params:
-            lines.append(f"load-kvm {kvm} {params} || exit 9")
-        lines.append(f"echo STRESS {test} seed $seed; {folder}/{test} {amount} -s $seed; s=$?")
+    # A machine's own KVM has what the svm lab has: time is time there.
+    for text, on in stress_tests.commands("soak", "svm" if where == "host" else where, base):
+        test = text.split()[0]
+        if on:
+            lines.append(f"load-kvm {kvm} {on} || exit 9")
+        lines.append(f"echo STRESS {test} seed $seed; {folder}/{text} -s $seed; s=$?")
         lines.append(f"case $s in 0|4) ;; *) echo STRESS-FAILED {test} status $s seed $seed ;; esac")
-        if params:
+        if on:
             lines.append(f"load-kvm {kvm} || exit 9")
     lines += ["echo ROUND $seed", "seed=$((seed + 1)); done"]
     return "\n".join(lines)
@@ -241,8 +210,8 @@ def run(args):
     """(results, did anything fail?)"""
     results, failed = {}, False
     for where in args.where.split():
-        if where not in ROUNDS:
-            sys.exit(f"stress: no such place: {where}; there are {', '.join(ROUNDS)}")
+        if where not in PLACES:
+            sys.exit(f"stress: no such place: {where}; there are {', '.join(PLACES)}")
         if where == "host" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
             raise Unusable("no usable /dev/kvm on this machine: load KVM, run as root")
         say(f"{where}: {args.duration} s of rounds, seeds from {args.seed}")

@@ -15,8 +15,9 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "lab"))
+sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "selftests")]
 import lab  # noqa: E402
+import stress_tests  # noqa: E402
 
 REPORT = re.compile(r"(BUG: (?:KASAN|KCSAN|sleeping|scheduling|spinlock)|WARNING: |"
                     r"possible (?:recursive locking|circular locking)|INFO: |ODEBUG)")
@@ -26,13 +27,6 @@ OURS = re.compile(r"kvm_mode|execution_mode|kvm_arch_elide_kick|kvm_vcpu_exit_re
                   r"async_pf|kvm_apf_|apf_(?:try_)?send|apf_(?:due|next|unmapped|interrupt)")
 # Of a data race those count that are at its two ends, not those that called them.
 RACE_END = re.compile(r"(?:read|write)[^\n]* to 0x[^\n]*:\n(?:[^\n]*\n){1,2}")
-# Small amounts: these kernels are many times slower.
-TESTS = ("lost_kick_test -d {share}", "lost_interrupt_test -d {share}",
-         "lifecycle_test -d {half}", "vm_fail_test -d {half}", "nested_posted_test -d {share}",
-         "apf_test -d {share}", "apf_vmm_test -d {share}", "apf_many_test -d {half}",
-         "apf_migrate_test -d {share}",
-         "apf_abi_test", "apf_nested_test -d {half}")
-
 
 def say(text):
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
@@ -56,10 +50,8 @@ def is_ours(block):
 def run_one(name, args):
     folder = Path(args.build) / "debug" / name
     log = Path(args.build) / "log" / f"debug-{name}.log"
-    share = args.duration // 3
-    tests = [t.format(share=share, half=max(share // 3, 5)) for t in TESTS]
     script = "\n".join(f"echo TEST {t}; /stress/{t} -s {args.seed}; echo STATUS $?"
-                       for t in tests)
+                       for t in stress_tests.debug_commands(args.duration))
     failed, now = [], ""
 
     def line(text):
@@ -95,7 +87,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--build", default="build")
-    args.add_argument("--duration", type=int, default=600, help="seconds for each kernel")
+    args.add_argument("--duration", type=int, default=1600, help="seconds for each kernel")
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("kernels", nargs="+", metavar="kasan|kcsan")
     args = args.parse_args()

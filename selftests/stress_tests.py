@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The table of the stress tests, stress/tests.toml, and the shell commands that it comes to."""
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).resolve().parent / "stress"
+TABLE = tomllib.loads((FOLDER / "tests.toml").read_text())["test"]
+
+# Later bases have no such parameter: L1's controls are checked by the entry itself.
+EARLY_CHECK = {"6.12": "nested_early_check=1"}
+
+
+class Command(NamedTuple):
+    """One test's run: shell text, without its folder, and the parameters of KVM for it."""
+    text: str
+    on: str
+
+
+def options(amount):
+    if isinstance(amount, int):
+        return f" -d 1000 -n {amount}"
+    return f" -d {amount.removesuffix(' s')}" if amount else ""
+
+
+def for_base(text, base):
+    """@text, with parameters of KVM as @base has them."""
+    return text.format(early_check=EARLY_CHECK.get(base, ""))
+
+
+def commands(job, lab, base):
+    """[Command]: what @job (quick, full, soak) runs in @lab."""
+    return [Command(test["name"] + options(test[job][lab]), for_base(test.get("on", ""), base))
+            for test in TABLE if lab in test.get(job, {})]
+
+
+def debug_commands(seconds):
+    """[text]: what a debug kernel runs in about so many seconds."""
+    some = [test for test in TABLE if "debug" in test]
+    shares = sum(test["debug"] for test in some)
+    return [f"{test['name']} -d {max(seconds * test['debug'] // shares, 5)}" for test in some]
+
+
+def farm():
+    """[name]: what machines of a CI farm run."""
+    return [test["name"] for test in TABLE if test.get("farm", True)]
