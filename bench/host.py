@@ -96,7 +96,7 @@ def posts(args, workloads):
 
 def latencies(args):
     forms, known = latency.FORMS, variants()
-    collector = Cells("host", latency.total(forms, known, args.rounds))
+    collector = Cells("host", latency.total(forms, known, args.plan.rounds))
     run_script(latency.script("host", forms, known, args.seed, Switcher(loads=False),
-                              args.rounds), args.build, collector)
+                              args.plan.rounds), args.build, collector)
     return latency.summarize(collector.cells)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs the benchmarks, in all labs at once: stock KVM, patched KVM and a peer in one boot
-of L1. Posts (posts.py), latencies (latency.py), asynchronous page faults (apf.py), the cost of an
-exit in instructions, the host's scheduling (rt/), a whole VM (guest/), more vCPUs (scaling.py). Or on this machine's own KVM:
-posts and latencies. Prints the tables, or KTAP, writes results.json and report.html. Called by
-`make bench`.
+"""Runs the benchmarks, in the labs at once: stock KVM, patched KVM and, with --full, peers in one
+boot of L1. Posts (posts.py), latencies (latency.py), asynchronous page faults (apf.py); with --full
+the cost of an exit in instructions, the host's scheduling (rt/), a whole VM (guest/), more vCPUs
+(scaling.py) as well. Or on this machine's own KVM: posts and latencies. Prints the tables, or KTAP,
+writes results.json and report.html. Called by `make bench`.
 
 exit status: 0 done and the guarantees hold, 1 an interrupt was lost, late or
 delivered twice, or a bound of the comparison is missed, 4 no usable KVM on this
@@ -32,6 +32,7 @@ import host  # noqa: E402
 import instructions  # noqa: E402
 import ktap  # noqa: E402
 import latency  # noqa: E402
+import plan  # noqa: E402
 import posts  # noqa: E402
 import report  # noqa: E402
 import scaling  # noqa: E402
@@ -73,19 +74,27 @@ def parse():
     args.add_argument("--build", default="build")
     args.add_argument("--base", default="6.12")
     args.add_argument("--out", help="folder of results.json and report.html; default: BUILD/bench")
-    args.add_argument("--labs", default="svm avic vmx", help="labs, or host; default: all labs")
-    args.add_argument("--posts", type=int, help="per workload and variant; default: "
+    args.add_argument("--full", action="store_true",
+                      help=f"everything, about {plan.FULL.minutes} minutes; else about {plan.QUICK.minutes}")
+    args.add_argument("--labs", help="labs, or host; default: " + " ".join(plan.QUICK.labs)
+                      + ", with --full " + " ".join(plan.FULL.labs))
+    args.add_argument("--posts", type=int, help="per workload and variant; default, with --full: "
                       + ", ".join(f"{n} {s['posts']}" for n, s in posts.LABS.items()))
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--workloads", default=" ".join(posts.WORKLOADS))
-    args.add_argument("--rounds", type=int, default=latency.ROUNDS,
-                      help="runs of each latency, at most; 0: only the posts")
-    args.add_argument("--no-scaling", dest="scaling", action="store_false",
+    args.add_argument("--rounds", type=int, help="runs of each latency, at most; 0: only the posts")
+    args.add_argument("--no-scaling", action="store_true",
                       help="leave out the runs with up to 16 vCPUs")
     args.add_argument("--ktap", action="store_true",
                       help="KTAP on stdout: what must hold; the tables go to stderr")
     args = args.parse_args()
-    args.labs = args.labs.split()
+    args.full |= args.labs == "host"        # where a second is a second
+    chosen = plan.FULL if args.full else plan.QUICK
+    args.labs = args.labs.split() if args.labs else chosen.labs
+    if args.rounds is not None:
+        chosen = chosen._replace(rounds=args.rounds, apf_rounds=chosen.apf_rounds
+                                 if args.rounds >= latency.ROUNDS else args.rounds)
+    args.plan = chosen._replace(scaling=chosen.scaling and not args.no_scaling)
     unknown = set(args.labs) - set(posts.LABS) - {"host"}
     if unknown:
         sys.exit(f"bench: no lab called {', '.join(unknown)}; there are: {', '.join(posts.LABS)}, host")
@@ -98,15 +107,15 @@ def posted(name, args, out):
     if name == "host":
         cells, result = host.posts(args, workloads)
     else:
-        cells, result = posts.run_lab(name, args.build, workloads,
-                                      ("stock", *posts.PEERS, "patched", "patched_off"),
-                                      args.posts, args.seed, log=str(out / f"{name}.log"))
+        cells, result = posts.run_lab(name, args.build, workloads, args.plan.variants,
+                                      args.posts or args.plan.posts[name], args.seed,
+                                      log=str(out / f"{name}.log"))
     bounds = posts.bounds(name, cells)
     entry = {"emulator": "none: this machine" if name == "host" else
              emulator_name(name, args.build),
              "environment": result.environment,
              "doubts": environment.doubts(result.environment, name != "host"),
-             "posts": args.posts or posts.LABS.get(name, posts.LABS["svm"])["posts"],
+             "posts": args.posts or args.plan.posts.get(name, args.plan.posts["svm"]),
              "workloads": cells,
              "bounds": [("holds: " if b.holds else "MISSED: ") + str(b) for b in bounds],
              "remainder": posts.remainder(cells)}
@@ -115,13 +124,13 @@ def posted(name, args, out):
 
 
 def timed(name, args, out):
-    if not args.rounds:
+    if not args.plan.rounds:
         return {}
     if name == "host":
         forms = host.latencies(args)
     else:
-        forms = latency.run_lab(name, args.build, seed=args.seed, rounds=args.rounds,
-                                log=str(out / f"{name}-latency.log"))
+        forms = latency.run_lab(name, args.build, args.plan.latencies, args.plan.latency_variants,
+                                args.seed, args.plan.rounds, log=str(out / f"{name}-latency.log"))
     print(align(f"{name}: latencies in ticks, {latency.method(forms)}", latency.rows(forms), 2),
           "", sep="\n")
     print(align(f"{name}: how long a sender sees the vCPU in the guest, in ticks",
@@ -133,9 +142,9 @@ def others(name, args, out):
     """The same of other tools and clocks."""
     entry = {}
     for key, (module, what) in OTHERS.items():
-        if not args.rounds or name not in module.LABS:
+        if not args.plan.rounds or not args.plan.others or name not in module.LABS:
             continue
-        entry[key] = module.run_lab(name, args.build, args.seed, min(args.rounds, module.ROUNDS),
+        entry[key] = module.run_lab(name, args.build, args.seed, min(args.plan.rounds, module.ROUNDS),
                                     log=str(out / f"{name}-{key}.log"))
         print(align(f"{name}: {what}, {latency.method(entry[key])}", latency.rows(entry[key]), 2),
               "", sep="\n", flush=True)
@@ -143,7 +152,7 @@ def others(name, args, out):
 
 
 def grown(name, args, out):
-    if not args.scaling or name not in scaling.LABS:
+    if not args.plan.scaling or name not in scaling.LABS:
         return {}
     cells = scaling.run_lab(name, args.build, args.seed, str(out / f"{name}-scaling.log"))
     print(align(f"{name}: {scaling.WORKLOAD}, posted to from more vCPUs", scaling.rows(cells), 2),
@@ -152,10 +161,10 @@ def grown(name, args, out):
 
 
 def paged(name, args, out):
-    if not args.rounds or name not in apf.LABS:
+    if not args.plan.rounds or name not in apf.LABS:
         return {}
-    rounds = apf.ROUNDS if args.rounds >= latency.ROUNDS else args.rounds
-    variants = apf.run_lab(name, args.build, args.seed, rounds, str(out / f"{name}-apf.log"))
+    variants = apf.run_lab(name, args.build, args.seed, args.plan.apf_rounds,
+                           str(out / f"{name}-apf.log"), args.plan.apf_variants)
     print(align(f"{name}: asynchronous page faults, times in ticks", apf.rows(variants), 2),
           *apf.verdicts(name, variants), "", sep="\n", flush=True)
     return {"apf": variants}
@@ -198,6 +207,8 @@ def run(args):
                "versions": {"kernel": version.read_text().strip() if version.exists() else None,
                             "kvm_mode": commit()},
                "labs": {}}
+    say(f"{'everything' if args.full else 'the quick form'}, {' '.join(args.labs)}"
+        + ("" if "host" in args.labs else f": about {args.plan.minutes} minutes on two CPUs"))
     jobs = [(name, parts, args, out) for name in args.labs for parts in JOBS[name]]
     for (name, *_), entry in zip(jobs, side_by_side.run(measure, jobs, len(jobs))):
         known = results["labs"].setdefault(name, {"seconds": 0, "memory_mib": 0})
@@ -226,6 +237,8 @@ def main():
                          apf.cases(name, entry.get("apf", {}))]))
     for text in broken:
         print(f"FAILED: {text}", file=sys.stderr)
+    if not args.full:
+        say(plan.LEFT_OUT)
     return 1 if broken else 0
 
 

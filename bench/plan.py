@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0
+"""How much `make bench` measures: the quick form answers whether the series helps, what it costs
+and whether anything is lost; the full one has every lab, variant, workload, round and tool."""
+from typing import NamedTuple
+
+import apf
+import latency
+import posts
+
+QUICK_LATENCIES = ("exit", "exit-fastpath", "window", "window-fastpath", "ipi", "ipi-exits", "ipi-hlt",
+                   "kick-signal", "kick-plain-exits", "kick-request-exits")
+
+
+class Plan(NamedTuple):
+    labs: tuple             # unless others are named
+    posts: dict             # lab: posts per workload and variant
+    variants: tuple         # that are posted to
+    latencies: tuple        # forms of latency.py
+    latency_variants: tuple
+    rounds: int             # runs of each latency, at most; 0: only the posts
+    apf_variants: tuple
+    apf_rounds: int
+    others: bool            # run.py's OTHERS: other tools and clocks
+    scaling: bool           # up to 16 vCPUs
+    minutes: int            # on two CPUs
+
+
+FULL = Plan(labs=("svm", "avic", "vmx"), posts={name: lab["posts"] for name, lab in posts.LABS.items()},
+            variants=("stock", *posts.PEERS, "patched", "patched_off"),
+            latencies=tuple(latency.FORMS), latency_variants=latency.SHOWN, rounds=latency.ROUNDS,
+            apf_variants=apf.VARIANTS, apf_rounds=apf.ROUNDS, others=True, scaling=True, minutes=44)
+QUICK = Plan(labs=("avic", "vmx"), posts={"svm": 1500, "avic": 4000, "vmx": 10000},
+             variants=("stock", "patched"), latencies=QUICK_LATENCIES, latency_variants=("stock", "patched"),
+             rounds=2, apf_variants=("stock", "patched"), apf_rounds=2, others=False, scaling=False,
+             minutes=6)
+LEFT_OUT = ("left out: the svm lab, the peers and the series with its parts switched off, most latencies, "
+            "rt-tests, a whole VM, up to 16 vCPUs; and few rounds are few. All of it: make bench FULL=1")
