@@ -97,7 +97,7 @@ def bounds(name, variants):
 
 
 def verdicts(name, variants):
-    return [("holds: " if b.holds else "MISSED: ") + str(b) for b in bounds(name, variants)]
+    return [posts.verdict(b.data()) for b in bounds(name, variants)]
 
 
 def broken(name, variants):

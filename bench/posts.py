@@ -119,6 +119,16 @@ class Bound(NamedTuple):
     def __str__(self):
         return f"{self.what} {self.ratio:.3f} ({self.limit})"
 
+    def data(self):
+        """Of results.json."""
+        return {"what": self.what, "ratio": round(self.ratio, 6), "limit": self.limit,
+                "holds": self.holds}
+
+
+def verdict(bound):
+    """A bound of results.json, for people."""
+    return f"{'holds' if bound['holds'] else 'MISSED'}: {Bound(**bound)}"
+
 
 def bounds(name, cells):
     """[Bound]; the svm lab's ticks are those of the machine below."""

@@ -7,6 +7,7 @@ the file that they came from, without single runs, as docs/results.json. Called 
 exit status: 0 written, or as it should be; 1 README.md differs (--check); 2 wrong usage"""
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -71,8 +72,8 @@ def lab_text(name, entry):
         parts += ["\nAsynchronous page faults, 1, 8 and 64 at once (`docs/apf.md`)"
                   + (", times in ticks.\n\n" if name in REPEATS else ".\n\n"),
                   indented(apf_table(name, paged))]
-    bounds = "".join(f"- {text.replace('holds: ', '')}\n"
-                     for text in entry["bounds"] + apf.verdicts(name, paged))
+    bounds = "".join(f"- {posts.verdict(bound).removeprefix('holds: ')}\n"
+                     for bound in entry["bounds"] + entry.get("apf_bounds", []))
     bounds += "".join(f"- {text}\n" for text in entry["remainder"]
                       if text.split(":")[0].endswith((" stock", " patched")))
     return "".join(parts) + (f"\n{bounds}" if bounds else "")
@@ -113,6 +114,12 @@ def slim(results):
     return results
 
 
+def written(results):
+    """JSON with a value, or a list of numbers, in each line: what changed can be seen in a diff."""
+    return re.sub(r"\[[-\d.,\s]+\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]",
+                  json.dumps(results, indent=1)) + "\n"
+
+
 def main():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,7 +134,7 @@ def main():
             return 0
         print(f"README.md is not what {args.results} makes of it: make readme", file=sys.stderr)
         return 1
-    KEPT.write_text(json.dumps(results, separators=(",", ":")).replace('"labs"', '\n"labs"') + "\n")
+    KEPT.write_text(written(results))
     README.write_text(wanted)
     return 0
 

@@ -22,7 +22,7 @@ import scaling  # noqa: E402
 from variants import VARIANTS  # noqa: E402
 
 Invalid = jsonschema.ValidationError
-FORMAT = 1                  # of results.json, see the schema
+FORMAT = 2                  # of results.json, see the schema
 SCHEMA = Path(__file__).resolve().parent / "results.schema.json"
 CDFS = ("ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt", "exit", "kick-plain-exits",
         "kick-request-exits", "kick-wait-exits")
@@ -71,8 +71,13 @@ def table(rows, name=""):
 
 
 def bullets(lines):
-    items = "".join(f'<li{" class=missed" if line.startswith("MISSED") else ""}>{text(line)}'
-                    for line in lines)
+    items = "".join(f"<li>{text(line)}" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def verdicts(bounds):
+    items = "".join(f'<li{"" if bound["holds"] else " class=missed"}>{text(posts.verdict(bound))}'
+                    for bound in bounds)
     return f"<ul>{items}</ul>" if items else ""
 
 
@@ -148,14 +153,14 @@ def scaling_part(cells):
             f"the other vCPUs.</p>{table(scaling.rows(cells))}")
 
 
-def apf_part(name, variants):
+def apf_part(variants, bounds):
     if not variants:
         return ""
     return ("<h3>Asynchronous page faults</h3><p class=note>Events at once: 1, 8, 64; while it "
             "waits the vCPU computes or halts. Forced exits: by reschedule IPIs, KVM's and the "
             "scheduler's. Sent: without the vCPU; asked: it had to. Ticks from the fault, and "
             "from the giving of the page, to the interrupt's handler.</p>"
-            + table(apf.rows(variants)) + bullets(apf.verdicts(name, variants)))
+            + table(apf.rows(variants)) + verdicts(bounds))
 
 
 def other_parts(entry):
@@ -170,9 +175,9 @@ def lab_part(name, entry):
     part = [f"<h2>{name}: {text(entry['emulator'])}</h2>", f"<ul class=note>{warned}</ul>",
             "<h3>Posted without waiting</h3>", table(posts.rows_of(entry["workloads"])),
             "<h3>Spurious notifications</h3>" + bars if bars else "",
-            bullets(entry["bounds"] + entry["remainder"]),
+            verdicts(entry["bounds"]), bullets(entry["remainder"]),
             latency_part(name, entry["latency"]) if entry.get("latency") else "",
-            apf_part(name, entry.get("apf")),
+            apf_part(entry.get("apf"), entry.get("apf_bounds", [])),
             scaling_part(entry.get("scaling")),
             other_parts(entry),
             "<h3>Environment</h3>",

@@ -117,9 +117,10 @@ def posted(name, args, out):
              "doubts": environment.doubts(result.environment, name != "host"),
              "posts": args.posts or args.plan.posts.get(name, args.plan.posts["svm"]),
              "workloads": cells,
-             "bounds": [("holds: " if b.holds else "MISSED: ") + str(b) for b in bounds],
+             "bounds": [b.data() for b in bounds],
              "remainder": posts.remainder(cells)}
-    print("\n".join([posts.table(name, cells), *entry["bounds"], *entry["remainder"], ""]), flush=True)
+    print("\n".join([posts.table(name, cells), *map(posts.verdict, entry["bounds"]),
+                     *entry["remainder"], ""]), flush=True)
     return entry
 
 
@@ -167,7 +168,7 @@ def paged(name, args, out):
                            str(out / f"{name}-apf.log"), args.plan.apf_variants)
     print(align(f"{name}: asynchronous page faults, times in ticks", apf.rows(variants), 2),
           *apf.verdicts(name, variants), "", sep="\n", flush=True)
-    return {"apf": variants}
+    return {"apf": variants, "apf_bounds": [b.data() for b in apf.bounds(name, variants)]}
 
 
 # What runs beside what: the emulators of the vmx and avic labs have one thread.
