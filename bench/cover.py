@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Prints the cover letter of the series: patches/cover, with the figures of a results.json
-and what README says was not tested. The first paragraph is the subject. Called by
+and what docs/limits.md says was not tested. The first paragraph is the subject. Called by
 scripts/make-series.
 
 exit status: 0, 2 wrong usage or a file that is not what it should be"""
@@ -19,6 +19,7 @@ import apf  # noqa: E402
 import posts  # noqa: E402
 from progress import align  # noqa: E402
 
+LIMITS = ROOT / "docs/limits.md"
 WIDTH = 72
 VARIANTS = ("stock", "patched")
 NOTIFIED = ("workload", "variant", "posted", "lost", "notify", "elided", "spurious")
@@ -55,8 +56,8 @@ def figures(results, base):
 
 
 def untested():
-    """README's section, as plain text."""
-    text = (ROOT / "README.md").read_text().split("## What was not tested\n")[1]
+    """The list of docs/limits.md, as plain text."""
+    text = LIMITS.read_text().split("## What was not tested\n")[1]
     text = re.split(r"^## ", text, flags=re.MULTILINE)[0].replace("**", "").replace("`", "")
     items = [" ".join(item.split()) for item in text.split("\n- ") if item.strip()]
     return "\n".join(textwrap.fill(item.removeprefix("- "), WIDTH, initial_indent=" - ",
