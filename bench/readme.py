@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Writes the figures of README.md from a results.json, between its two markers, and keeps
-the file that they came from, without single runs, as docs/results.json. Called by
-`make readme`; --check says whether README.md is what docs/results.json makes of it.
+"""Writes the figures of docs/results.md and the few of README.md from a results.json, between
+their markers, and the picture of both, docs/results.svg; and keeps the file that they came from,
+without single runs, as docs/results.json. `make readme` does it; --check says whether the three
+are what docs/results.json makes of them.
 
-exit status: 0 written, or as it should be; 1 README.md differs (--check); 2 wrong usage"""
+exit status: 0 written, or as it should be; 1 a file differs (--check); 2 wrong usage"""
 import argparse
 import json
 import re
@@ -16,10 +17,12 @@ sys.path.insert(0, str(ROOT / "bench"))
 import report  # noqa: E402  (makes the labs' modules known)
 import apf  # noqa: E402
 import latency  # noqa: E402
+import picture  # noqa: E402
 import posts  # noqa: E402
 from progress import align  # noqa: E402
 
-README, KEPT = ROOT / "README.md", ROOT / "docs/results.json"
+README, TABLES = ROOT / "README.md", ROOT / "docs/results.md"
+PICTURE, KEPT = ROOT / "docs/results.svg", ROOT / "docs/results.json"
 BEGIN, END = "<!-- make readme: begin -->\n", "<!-- make readme: end -->\n"
 FORMS = ("exit", "exit-fastpath", "ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt",
          "kick-plain-exits", "kick-request-exits", "kick-wait")
@@ -34,7 +37,7 @@ def indented(text):
 
 
 def post_table(name, cells):
-    """README's columns of the posts: those that a lab has figures for that mean something."""
+    """The columns of the posts that a lab has figures for that mean something."""
     rows = posts.rows_of(cells)
     kept = [i for i, column in enumerate(rows[0])
             if column != "spur/M" and any(row[i] not in ("-", "0") for row in rows[1:])
@@ -57,7 +60,7 @@ def apf_table(name, variants):
 
 
 def lab_text(name, entry):
-    parts = [f"**{name} lab** ({entry['emulator']}).\n\n", indented(post_table(name, entry["workloads"]))]
+    parts = [f"## {name} lab\n\n{entry['emulator']}.\n\n", indented(post_table(name, entry["workloads"]))]
     forms = entry.get("latency", {})
     if forms:
         parts += [f"\nLatencies in ticks, {latency.method(forms)}.\n\n",
@@ -69,7 +72,7 @@ def lab_text(name, entry):
                   indented(align("", rows, 2))]
     paged = entry.get("apf", {})
     if paged:
-        parts += ["\nAsynchronous page faults, 1, 8 and 64 at once (`docs/apf.md`)"
+        parts += ["\nAsynchronous page faults, 1, 8 and 64 at once ([apf.md](apf.md))"
                   + (", times in ticks.\n\n" if name in REPEATS else ".\n\n"),
                   indented(apf_table(name, paged))]
     bounds = "".join(f"- {posts.verdict(bound).removeprefix('holds: ')}\n"
@@ -89,21 +92,62 @@ def took(results):
             f"{' and '.join(memory)}.\n"]
 
 
-def block(results):
-    made = [f"`make bench` at commit {results['versions']['kvm_mode']} on Linux "
-            f"{results['versions']['kernel']}, seed {results['seed']}:\n\n"]
-    made += [f"- {line}\n" for line in report.summary(results)]
+def said(results, link=""):
+    """Where the figures are from."""
+    return (f"`{report.command(results)}` at commit {results['versions']['kvm_mode']} on Linux "
+            f"{results['versions']['kernel']}, seed {results['seed']}{link}:\n\n")
+
+
+def tables(results):
+    """The block of docs/results.md."""
+    made = [said(results)]
+    made += [f"- {line}\n" for line in [*report.summary(results), *report.bounds_line(results)]]
     made += took(results)
     return "".join(made) + "\n" + "\n".join(lab_text(*item) for item in results["labs"].items())
 
 
-def with_block(text, results):
+def fall(by_workload):
+    return "; ".join(f"{workload} {by['stock']:.1f} to {by['patched']:.1f}"
+                     for workload, by in by_workload.items() if workload in posts.SPURIOUS_WORKLOADS)
+
+
+def lab_row(name, entry):
+    found = picture.shown(entry)
+    window = report.windows(entry)
+    bad, count = report.account(entry)
+    bounds = report.bounds(entry)
+    return (name, picture.notified_by(entry) if found else "nothing to notify",
+            fall(found) or "-", "{stock} to {patched} ticks".format(**window) if window else "-",
+            f"{bad or 'none'} of {count:,}",
+            f"{sum(b['holds'] for b in bounds)} of {len(bounds)}" if bounds else "-")
+
+
+def answer(results):
+    """README's block."""
+    rows = [("lab", "notifications", "spurious per 100 posts, stock to patched",
+             "seen in the guest after a VM-Exit, for", "posts lost, late or doubled", "bounds that hold"),
+            ("---",) * 6, *(lab_row(*item) for item in results["labs"].items())]
+    return (said(results, "; [docs/results.md](docs/results.md) has the tables")
+            + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+            + "".join(f"\n{line}\n" for line in report.bounds_line(results))
+            + f"\n![{picture.TITLE}, stock against patched](docs/results.svg)\n")
+
+
+def with_block(text, block):
     head, rest = text.split(BEGIN)
-    return head + BEGIN + block(results) + END + rest.split(END)[1]
+    return head + BEGIN + block + END + rest.split(END)[1]
+
+
+def files(results):
+    """{file: its text}"""
+    results = {**results, "labs": report.ordered(results)}
+    return {README: with_block(README.read_text(), answer(results)),
+            TABLES: with_block(TABLES.read_text(), tables(results)),
+            PICTURE: picture.svg(results) or ""}
 
 
 def slim(results):
-    """Without what README does not need: a file that a person can look through."""
+    """Without what the tables do not need: a file that a person can look through."""
     for name, entry in results["labs"].items():
         if name not in REPEATS:
             entry.pop("latency", None)
@@ -128,14 +172,16 @@ def main():
     args = args.parse_args()
     results = slim(json.loads(Path(args.results).read_text()))
     report.validate(results)
-    wanted = with_block(README.read_text(), results)
+    wanted = files(results)
     if args.check:
-        if wanted == README.read_text():
-            return 0
-        print(f"README.md is not what {args.results} makes of it: make readme", file=sys.stderr)
-        return 1
+        differs = [str(file.relative_to(ROOT)) for file, text in wanted.items()
+                   if not file.exists() or file.read_text() != text]
+        if differs:
+            print(f"not what {args.results} makes of it: {', '.join(differs)}: make readme", file=sys.stderr)
+        return 1 if differs else 0
     KEPT.write_text(written(results))
-    README.write_text(wanted)
+    for file, text in wanted.items():
+        file.write_text(text)
     return 0
 
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 import apf  # noqa: E402
 import charts  # noqa: E402
 import latency  # noqa: E402
+import picture  # noqa: E402
 import posts  # noqa: E402
 import scaling  # noqa: E402
 from variants import VARIANTS  # noqa: E402
@@ -26,6 +27,7 @@ FORMAT = 2                  # of results.json, see the schema
 SCHEMA = Path(__file__).resolve().parent / "results.schema.json"
 CDFS = ("ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt", "exit", "kick-plain-exits",
         "kick-request-exits", "kick-wait-exits")
+ORDER = "vmx avic host svm"
 STYLE = """
 body{font:15px/1.5 system-ui,"DejaVu Sans",sans-serif;color:#222;max-width:66em;margin:0 auto;
 padding:1em}
@@ -88,11 +90,52 @@ def pairs(entry, base, metric):
     return high / low if low else None
 
 
+def account(entry):
+    """(posts lost, late or doubled, posts) of stock and of the series"""
+    cells = [cell for by in entry["workloads"].values() if {"stock", "patched"} <= set(by)
+             for variant, cell in by.items() if variant not in posts.PEERS]
+    return (sum(cell[m] for cell in cells for m in ("lost", "late", "doubled")),
+            sum(cell["posted"] for cell in cells))
+
+
+def windows(entry):
+    """{variant: ticks that senders see the vCPU in the guest after an exit}, or None"""
+    window = entry.get("latency", {}).get("window", {})
+    if all(v in window and window[v]["window"]["watched"] for v in ("stock", "patched")):
+        return {v: window[v]["window"]["after_exit_p50"] for v in ("stock", "patched")}
+    return None
+
+
+def bounds(entry):
+    return entry["bounds"] + entry.get("apf_bounds", [])
+
+
+def bounds_line(results):
+    """[text]: how many bounds hold, and which are missed."""
+    found = [(name, bound) for name, entry in results["labs"].items() for bound in bounds(entry)]
+    missed = [f"{name} lab, {posts.Bound(**bound)}" for name, bound in found if not bound["holds"]]
+    holds = f"{len(found) - len(missed)} of {len(found)} bounds of the comparison hold"
+    return [holds + (f"; missed: {'; '.join(missed)}." if missed else ".")] if found else []
+
+
+def ordered(results):
+    """The labs, those with something to notify first."""
+    labs = results["labs"]
+    names = sorted(labs, key=lambda name: (not picture.shown(labs[name]), ORDER.find(name), name))
+    return {name: labs[name] for name in names}
+
+
+def command(results):
+    """What makes such results; peers come with FULL=1."""
+    full = any(peer in by for entry in results["labs"].values()
+               for by in entry["workloads"].values() for peer in posts.PEERS)
+    return "make bench FULL=1" if full else "make bench"
+
+
 def summary(results):
     """One sentence a lab: what a reader in a hurry should know."""
     found = []
     for name, entry in results["labs"].items():
-        cells = [by for by in entry["workloads"].values() if {"stock", "patched"} <= set(by)]
         parts = []
         gains = {w: pairs(by["patched"], by["stock"], "notify_spurious")
                  for w, by in entry["workloads"].items() if {"stock", "patched"} <= set(by)
@@ -100,14 +143,11 @@ def summary(results):
         if gains:
             parts.append("spurious notifications per post fall to " + " and ".join(
                 f"{gain:.3f} of stock's in {w}" for w, gain in gains.items()))
-        window = entry.get("latency", {}).get("window", {})
-        if all(v in window and window[v]["window"]["watched"] for v in ("stock", "patched")):
-            old, new = (window[v]["window"]["after_exit_p50"] for v in ("stock", "patched"))
-            parts.append(f"senders see the vCPU in the guest for {new} ticks after an exit, "
-                         f"{old} on stock")
-        bad = sum(cell[m] for by in cells for v, cell in by.items() if v != "s4"
-                  for m in ("lost", "late", "doubled"))
-        count = sum(cell["posted"] for by in cells for v, cell in by.items() if v != "s4")
+        seen = windows(entry)
+        if seen:
+            parts.append(f"senders see the vCPU in the guest for {seen['patched']} ticks after an "
+                         f"exit, {seen['stock']} on stock")
+        bad, count = account(entry)
         parts.append(f"{bad or 'none'} of {count:,} posts lost, late or doubled")
         found.append(f"{name}: " + "; ".join(parts) + ".")
     return found
