@@ -9,7 +9,6 @@ out, and counted at the end.
 
 exit status: 0 compared, 1 B has lost, late or doubled interrupts, 2 a file cannot be used"""
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -21,24 +20,6 @@ import posts  # noqa: E402
 from progress import align  # noqa: E402
 
 PER_POST = ("notify_sent", "notify_spurious", "kick_ipi_sent", "exits")
-
-
-class BadFile(Exception):
-    """Its text names the file and what is wrong."""
-
-
-def load(path):
-    try:
-        results = json.loads(Path(path).read_text())
-        report.validate(results)
-    except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise BadFile(f"{path}: no JSON: {error}") from error
-    except report.Invalid as error:
-        place = "/".join(map(str, error.absolute_path)) or "the top"
-        raise BadFile(f"{path}: not of this format: at {place}: {error.message[:200]}") from error
-    return results
 
 
 def pairs(a, b, *keys):
@@ -115,10 +96,10 @@ def cases(rows, bad):
 
 def compare(args):
     """Prints the tables; (rows, faults of B)"""
-    a, b = load(args.a), load(args.b)
+    a, b = report.load(args.a), report.load(args.b)
     rows = [*post_rows(a, b), *latency_rows(a, b)]
     if not rows:
-        raise BadFile(f"{args.a} and {args.b} have no lab, workload and variant in common")
+        raise report.BadFile(f"{args.a} and {args.b} have no lab, workload and variant in common")
     for which, path, results in (("A", args.a, a), ("B", args.b, b)):
         print(f"{which}: {path}: kvm-mode {results['versions']['kvm_mode']}, Linux "
               f"{results['versions']['kernel']}, seed {results['seed']}")
@@ -148,6 +129,6 @@ def main():
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except BadFile as error:
+    except report.BadFile as error:
         print(f"compare: {error}", file=sys.stderr)
         sys.exit(2)

@@ -7,7 +7,6 @@ scripts/make-series.
 exit status: 0, 2 wrong usage or a file that is not what it should be"""
 import argparse
 import json
-import re
 import sys
 import textwrap
 from pathlib import Path
@@ -16,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 import report  # noqa: E402  (makes the labs' modules known)
 import apf  # noqa: E402
+import limits  # noqa: E402
 import posts  # noqa: E402
 from progress import align  # noqa: E402
 
-LIMITS = ROOT / "docs/limits.md"
 WIDTH = 72
 VARIANTS = ("stock", "patched")
 NOTIFIED = ("workload", "variant", "posted", "lost", "notify", "elided", "spurious")
@@ -56,12 +55,8 @@ def figures(results, base):
 
 
 def untested():
-    """The list of docs/limits.md, as plain text."""
-    text = LIMITS.read_text().split("## What was not tested\n")[1]
-    text = re.split(r"^## ", text, flags=re.MULTILINE)[0].replace("**", "").replace("`", "")
-    items = [" ".join(item.split()) for item in text.split("\n- ") if item.strip()]
-    return "\n".join(textwrap.fill(item.removeprefix("- "), WIDTH, initial_indent=" - ",
-                                   subsequent_indent="   ") for item in items)
+    return "\n".join(textwrap.fill(item, WIDTH, initial_indent=" - ", subsequent_indent="   ")
+                     for item in limits.items())
 
 
 def main():

@@ -27,6 +27,8 @@ def shown(entry):
 def notified_by(entry):
     """What tells a CPU in the guest of a posted interrupt."""
     cell = next(iter(next(iter(entry["workloads"].values())).values()))
+    if cell.get("apicv") == "N":
+        return "none, without APICv"
     return "AVIC doorbells" if cell.get("vendor") == "amd" else "posted-interrupt IPIs"
 
 

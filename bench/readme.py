@@ -106,27 +106,10 @@ def tables(results):
     return "".join(made) + "\n" + "\n".join(lab_text(*item) for item in results["labs"].items())
 
 
-def fall(by_workload):
-    return "; ".join(f"{workload} {by['stock']:.1f} to {by['patched']:.1f}"
-                     for workload, by in by_workload.items() if workload in posts.SPURIOUS_WORKLOADS)
-
-
-def lab_row(name, entry):
-    found = picture.shown(entry)
-    window = report.windows(entry)
-    bad, count = report.account(entry)
-    bounds = report.bounds(entry)
-    return (name, picture.notified_by(entry) if found else "nothing to notify",
-            fall(found) or "-", "{stock} to {patched} ticks".format(**window) if window else "-",
-            f"{bad or 'none'} of {count:,}",
-            f"{sum(b['holds'] for b in bounds)} of {len(bounds)}" if bounds else "-")
-
-
 def answer(results):
     """README's block."""
-    rows = [("lab", "notifications", "spurious per 100 posts, stock to patched",
-             "seen in the guest after a VM-Exit, for", "posts lost, late or doubled", "bounds that hold"),
-            ("---",) * 6, *(lab_row(*item) for item in results["labs"].items())]
+    head, *labs = report.answer(results)
+    rows = [head, ("---",) * len(head), *labs]
     return (said(results, "; [docs/results.md](docs/results.md) has the tables")
             + "".join(f"| {' | '.join(row)} |\n" for row in rows)
             + "".join(f"\n{line}\n" for line in report.bounds_line(results))

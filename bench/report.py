@@ -1,7 +1,9 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""report.html, one self-contained page made of results.json, and the check of results.json
-against bench/results.schema.json. Called by run.py; to draw a page again:
-python3 bench/report.py results.json > report.html"""
+"""Draws report.html, one self-contained page, from a results.json that `make bench` has written.
+
+exit status: 0, 2 wrong usage or a file that cannot be used"""
+import argparse
 import html as escape
 import json
 import sys
@@ -13,10 +15,12 @@ except ImportError:     # another python3 ahead of Debian's in PATH
     sys.path.append("/usr/lib/python3/dist-packages")
     import jsonschema
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "lab"))
 import apf  # noqa: E402
 import charts  # noqa: E402
 import latency  # noqa: E402
+import limits  # noqa: E402
 import picture  # noqa: E402
 import posts  # noqa: E402
 import scaling  # noqa: E402
@@ -24,33 +28,58 @@ from variants import VARIANTS  # noqa: E402
 
 Invalid = jsonschema.ValidationError
 FORMAT = 2                  # of results.json, see the schema
-SCHEMA = Path(__file__).resolve().parent / "results.schema.json"
+SCHEMA = ROOT / "bench/results.schema.json"
 CDFS = ("ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt", "exit", "kick-plain-exits",
         "kick-request-exits", "kick-wait-exits")
 ORDER = "vmx avic host svm"
 STYLE = """
-body{font:15px/1.5 system-ui,"DejaVu Sans",sans-serif;color:#222;max-width:66em;margin:0 auto;
-padding:1em}
-h1{font-size:1.5em}h2{font-size:1.2em;margin-top:2em;border-bottom:1px solid #ccc}
-h3{font-size:1em;margin:1.5em 0 .3em}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.8em;
+body{font:16px/1.5 system-ui,"DejaVu Sans",sans-serif;color:#222;background:#fff;max-width:66em;
+margin:0 auto;padding:1em}
+h1{font-size:1.5em;line-height:1.25}h2{font-size:1.25em;margin-top:2.5em;border-bottom:1px solid #ccc}
+h3{font-size:1em;margin:1.8em 0 .4em}
+.wide{overflow-x:auto;margin:.5em 0}table{border-collapse:collapse;font-size:.8em;
 font-variant-numeric:tabular-nums}
 th,td{padding:2px 7px;text-align:right;border-bottom:1px solid #e2e2e2;white-space:nowrap}
 th{border-bottom:1px solid #888;vertical-align:bottom}
 td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}
 tr.first td{border-top:1px solid #999}.patched{background:#eef5fb}
-.missed{color:#a00;font-weight:bold}.note{color:#555;font-size:.9em}
-svg{max-width:100%;height:auto}.pair{display:flex;flex-wrap:wrap;gap:1em}
-.pair svg{flex:1 1 22em;min-width:0;max-width:32em}
-.env td{white-space:normal;overflow-wrap:anywhere;text-align:left}
+.answer td,.env td,.bounds td:first-child,.answer th{white-space:normal;text-align:left}
+.answer td:nth-child(n+2){min-width:7.5em;vertical-align:top}
+.bounds td:first-child{min-width:11em}
+.env td+td{overflow-wrap:anywhere}.env td:first-child{white-space:nowrap}
+.bounds td:nth-child(2),.bounds th:nth-child(2){text-align:right}
+.bounds td:nth-child(3),.bounds th:nth-child(3){text-align:left}
+.missed,.missed td{color:#a00;font-weight:bold}.note{color:#555;font-size:.9em}
+nav a{margin-right:1em}ul{padding-left:1.3em}summary{cursor:pointer;color:#1f6fb2}
+svg{width:100%;max-width:44em;height:auto;display:block}svg.answer{max-width:35em;margin:1em 0}
+.pair{display:flex;flex-wrap:wrap;gap:1em}
+.pair svg{flex:1 1 20em;min-width:0;max-width:32em}pre{overflow-x:auto}
 @media print{body{max-width:none;padding:0;font-size:11px}.wide{overflow:visible}
 h2{break-after:avoid}svg,tr{break-inside:avoid}table{font-size:.68em}}
 """
 
 
+class BadFile(Exception):
+    """Its text names the file and what is wrong."""
+
+
 def validate(results):
     """Raises Invalid, which names the place."""
     jsonschema.validate(results, json.loads(SCHEMA.read_text()))
+
+
+def load(path):
+    try:
+        results = json.loads(Path(path).read_text())
+        validate(results)
+    except OSError as error:
+        raise BadFile(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise BadFile(f"{path}: no JSON: {error}") from error
+    except Invalid as error:
+        place = "/".join(map(str, error.absolute_path)) or "the top"
+        raise BadFile(f"{path}: not of this format: at {place}: {error.message[:200]}") from error
+    return results
 
 
 def text(value):
@@ -77,10 +106,19 @@ def bullets(lines):
     return f"<ul>{items}</ul>" if items else ""
 
 
-def verdicts(bounds):
-    items = "".join(f'<li{"" if bound["holds"] else " class=missed"}>{text(posts.verdict(bound))}'
-                    for bound in bounds)
-    return f"<ul>{items}</ul>" if items else ""
+def bound_table(found):
+    rows = "".join(f'<tr{"" if bound["holds"] else " class=missed"}><td>{text(bound["what"])}'
+                   f'<td>{bound["ratio"]:.3f}<td>{text(bound["limit"])}'
+                   f'<td>{"holds" if bound["holds"] else "MISSED"}' for bound in found)
+    return ('<div class="wide"><table class="bounds"><thead><tr><th>bound<th>ratio<th>limit<th></thead>'
+            f"<tbody>{rows}</tbody></table></div>") if rows else ""
+
+
+def verdicts(found):
+    """Bounds: those that are missed, and behind a click those that hold."""
+    missed, held = ([b for b in found if b["holds"] is holds] for holds in (False, True))
+    return bound_table(missed) + (f"<details><summary>{len(held)} of {len(found)} bounds hold</summary>"
+                                  f"{bound_table(held)}</details>" if held else "")
 
 
 def pairs(entry, base, metric):
@@ -153,6 +191,25 @@ def summary(results):
     return found
 
 
+def fall(by_workload):
+    return "; ".join(f"{workload} {by['stock']:.1f} to {by['patched']:.1f}"
+                     for workload, by in by_workload.items() if workload in posts.SPURIOUS_WORKLOADS)
+
+
+def answer(results):
+    """Rows, one a lab: what came out."""
+    rows = [("lab", "notifications", "spurious per 100 posts, stock to patched",
+             "seen in the guest after a VM-Exit, for", "posts lost, late or doubled", "bounds that hold")]
+    for name, entry in results["labs"].items():
+        found, seen, judged = picture.shown(entry), windows(entry), bounds(entry)
+        bad, count = account(entry)
+        rows.append((name, picture.notified_by(entry),
+                     fall(found) or "-", "{stock} to {patched} ticks".format(**seen) if seen else "-",
+                     f"{bad or 'none'} of {count:,}",
+                     f"{sum(b['holds'] for b in judged)} of {len(judged)}" if judged else "-"))
+    return rows
+
+
 def pictures(name, forms):
     windows = [charts.timeline(name, form, by) for form, by in forms.items()
                if form.startswith("window")]
@@ -161,17 +218,25 @@ def pictures(name, forms):
     return "".join(filter(None, windows)), "".join(drawn)
 
 
-def latency_part(name, forms):
-    lines, cdfs = pictures(name, forms)
-    part = ""
+def drawn_part(name, entry):
+    """What can be seen at a glance."""
+    bars = charts.spurious(name, entry["workloads"], posts.per_million)
+    lines, cdfs = pictures(name, entry.get("latency", {}))
+    part = f"<h3>Spurious notifications</h3>{bars}" if bars else ""
     if lines:
         part += ("<h3>What a sender sees of one VM-Exit</h3><p class=note>CPUID first, then an "
                  "exit that KVM handles in its fastpath and re-enters from. Blue: it would "
-                 f"notify.</p>{lines}{table(latency.window_rows(forms))}"
-                 "<p class=note>The limit is one instruction on either side.</p>")
-    part += (f"<h3>Latencies</h3><p class=note>Ticks, {latency.method(forms)}. Each run has "
-             f"another seed, and the variants alternate.</p>{table(latency.rows(forms))}")
-    return part + (f'<div class="pair">{cdfs}</div>' if cdfs else "")
+                 f"notify.</p>{lines}")
+    return part + (f'<h3>Latencies</h3><div class="pair">{cdfs}</div>' if cdfs else "")
+
+
+def latency_part(forms):
+    rows = latency.window_rows(forms)
+    part = "" if len(rows) < 2 else (
+        f"<h3>How long a sender sees the vCPU in the guest</h3>{table(rows)}"
+        "<p class=note>Ticks. The limit is one instruction on either side.</p>")
+    return part + (f"<h3>Latencies</h3><p class=note>Ticks, {latency.method(forms)}. Each run has "
+                   f"another seed, and the variants alternate.</p>{table(latency.rows(forms))}")
 
 
 OTHERS = {
@@ -193,14 +258,14 @@ def scaling_part(cells):
             f"the other vCPUs.</p>{table(scaling.rows(cells))}")
 
 
-def apf_part(variants, bounds):
+def apf_part(variants):
     if not variants:
         return ""
     return ("<h3>Asynchronous page faults</h3><p class=note>Events at once: 1, 8, 64; while it "
             "waits the vCPU computes or halts. Forced exits: by reschedule IPIs, KVM's and the "
             "scheduler's. Sent: without the vCPU; asked: it had to. Ticks from the fault, and "
             "from the giving of the page, to the interrupt's handler.</p>"
-            + table(apf.rows(variants)) + verdicts(bounds))
+            + table(apf.rows(variants)))
 
 
 def other_parts(entry):
@@ -210,18 +275,20 @@ def other_parts(entry):
 
 
 def lab_part(name, entry):
-    bars = charts.spurious(name, entry["workloads"], posts.per_million)
+    """Verdicts, pictures, tables."""
     warned = "".join(f"<li>{text(doubt)}" for doubt in entry["doubts"])
-    part = [f"<h2>{name}: {text(entry['emulator'])}</h2>", f"<ul class=note>{warned}</ul>",
+    part = [f'<h2 id="lab-{name}">{name if name == "host" else name + " lab"}</h2>',
+            f"<p>{text(entry['emulator'])}</p><ul class=note>{warned}</ul>",
+            verdicts(bounds(entry)),
+            drawn_part(name, entry),
             "<h3>Posted without waiting</h3>", table(posts.rows_of(entry["workloads"])),
-            "<h3>Spurious notifications</h3>" + bars if bars else "",
-            verdicts(entry["bounds"]), bullets(entry["remainder"]),
-            latency_part(name, entry["latency"]) if entry.get("latency") else "",
-            apf_part(entry.get("apf"), entry.get("apf_bounds", [])),
+            bullets(entry["remainder"]),
+            latency_part(entry["latency"]) if entry.get("latency") else "",
+            apf_part(entry.get("apf")),
             scaling_part(entry.get("scaling")),
             other_parts(entry),
-            "<h3>Environment</h3>",
-            table([("", ""), *entry["environment"].items()], "env")]
+            "<details><summary>Environment</summary>",
+            table([("", ""), *entry["environment"].items()], "env"), "</details>"]
     return "".join(part)
 
 
@@ -241,26 +308,67 @@ def reproduce(results):
     hosts = "host" in results["labs"]
     where = "WHERE=host" if hosts else f'LABS="{" ".join(results["labs"])}"'
     return (f"<h2>Again</h2><p>At commit {text(results['versions']['kvm_mode'])}:</p>"
-            f"<pre>make bench {where} SEED={results['seed']}</pre>")
+            f"<pre>{command(results)} {where} SEED={results['seed']}</pre>")
+
+
+def lead(results):
+    """What holds, what does not, and the picture."""
+    missed = [(name, bound) for name, entry in results["labs"].items() for bound in bounds(entry)
+              if not bound["holds"]]
+    lines = "".join(f"<li class=missed>MISSED, {name} lab: {text(posts.Bound(**bound))}"
+                    for name, bound in missed)
+    lost = sum(account(entry)[0] for entry in results["labs"].values())
+    lines = (f"<li class=missed>{lost} posts lost, late or doubled" if lost else
+             "<li>No post was lost, late or doubled.") + "".join(
+                 f"<li>{text(line.split(';')[0].rstrip('.'))}." for line in bounds_line(results)) + lines
+    names = "".join(f'<a href="#lab-{name}">{name}</a>' for name in results["labs"])
+    return (f"<ul>{lines}</ul>{table(answer(results), 'answer')}{picture.svg(results) or ''}"
+            f'<nav>{names}<a href="#limits">what was not tested</a></nav>')
+
+
+def untested():
+    return ("<h2 id=limits>What was not tested</h2><p class=note>docs/limits.md.</p>"
+            + bullets(limits.items()))
 
 
 def html(results):
     """The page."""
+    results = {**results, "labs": ordered(results)}
+    used = {variant for entry in results["labs"].values()
+            for by in (*entry["workloads"].values(), *entry.get("latency", {}).values(),
+                       entry.get("apf", {})) for variant in by}
     variants = "".join(f"<tr><td>{name}<td>{text(what)}" for name, (_, _, what) in
-                       VARIANTS.items())
-    lead = "".join(f"<p><b>{text(line)}</b></p>" for line in summary(results))
+                       VARIANTS.items() if name in used)
     labs = "".join(lab_part(*item) for item in results["labs"].items())
     kernel = results["versions"]["kernel"] or "as loaded"
     return (f"<!doctype html><html lang=en><meta charset=utf-8><!-- SPDX-License-Identifier: "
             f"GPL-2.0 --><meta name=viewport content='width=device-width'>"
             f"<title>kvm-mode: stock against patched</title><style>{STYLE}</style>"
-            f"<h1>kvm-mode: stock against patched KVM</h1>{lead}"
+            f"<h1>kvm-mode: stock against patched KVM</h1>{lead(results)}"
             f"<p class=note>Linux {text(kernel)}, seed {results['seed']}. Counts and ratios of "
             "an emulated machine mean something, its times do not. A tick is the guest's TSC; in "
             "the vmx lab one instruction of every emulated CPU.</p>"
             f'<div class="wide"><table class=env>{variants}</table></div>'
-            f"{labs}{spent(results)}{reproduce(results)}</html>")
+            f"{labs}{spent(results)}{untested()}{reproduce(results)}</html>")
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("results", type=Path)
+    args.add_argument("-o", "--out", type=Path, help="file of the page; default: stdout")
+    args = args.parse_args()
+    try:
+        page = html(load(args.results)) + "\n"
+    except BadFile as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    if args.out:
+        args.out.write_text(page)
+    else:
+        print(page, end="")
+    return 0
 
 
 if __name__ == "__main__":
-    print(html(json.loads(Path(sys.argv[1]).read_text())))
+    sys.exit(main())
