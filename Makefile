@@ -44,9 +44,23 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 .SUFFIXES:
 
 .PHONY: help
+ifndef ALL
 help:
-	@echo 'make bench            stock against patched KVM in all labs: table, $(BUILD)/bench/results.json'
-	@echo '                      (LABS="svm avic vmx", POSTS=per workload, SEED=1; WHERE=host: on this'
+	@echo 'make bench              stock against patched KVM, 6 minutes once built; FULL=1: all of it, 44'
+	@echo 'make check              tests, 8 minutes once built; FULL=1: every test, 45'
+	@echo 'make lab                a shell in L1, or RUN="command" (LAB=svm|avic|vmx, KVM=stock|patched)'
+	@echo 'make stress             the stress tests for long (DURATION=seconds, WHERE="svm avic vmx" or host)'
+	@echo 'make modules KVER=...   patched kvm.ko, kvm-intel.ko and kvm-amd.ko for installed headers'
+	@echo 'make install            patched modules on this host, through DKMS; make uninstall'
+	@echo 'make series             the series as mails for `git am`, in $(SHARED)/series/BASE/ (BASE=6.12 or 7.2)'
+	@echo 'make compare            two results.json, before and after: A=file B=file'
+	@echo 'make clean              remove $(BUILD)/, except downloads'
+	@echo 'make help ALL=1         everything else: perf, cost, mutants, debug kernels, CI kit, packages'
+else
+help:
+	@echo 'make bench            stock against patched KVM: tables, $(BUILD)/bench/results.json and report.html'
+	@echo '                      (FULL=1: all labs, variants, peers and tools, 44 minutes instead of 6;'
+	@echo '                      LABS="svm avic vmx", POSTS=per workload, SEED=1; WHERE=host: on this'
 	@echo '                      machine'"'"'s own KVM, with the modules that are loaded; KTAP=1: KTAP'
 	@echo '                      instead, as with compare, stress, mutants and kvm-selftests)'
 	@echo 'make compare          two results.json, such as before and after: A=file B=file'
@@ -54,7 +68,8 @@ help:
 	@echo 'make cost             the instructions that the series adds to an exit, by name (svm lab)'
 	@echo 'make placement        what other places of the flag would cost: a replica, native, on two CPUs'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
-	@echo 'make check            every test; ends with "N passed, N failed"'
+	@echo 'make check            tests; ends with "N passed, N failed" (FULL=1: every test, 45 minutes'
+	@echo '                      instead of 8)'
 	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each'
 	@echo '                      (WHERE="svm avic vmx" or host, SEED=1, KVM=patched)'
 	@echo 'make mutants          every mutant of the series, and what catches it'
@@ -80,9 +95,11 @@ help:
 	@echo 'make users            is each use of vcpu->mode and each kick of the base listed with its rule?'
 	@echo 'make qemu             QEMU for the svm lab with our patches; make check does that as well'
 	@echo 'make lab-setup        all that the labs need, without running them'
-	@echo 'make readme           the figures of README.md from $(BUILD)/bench/results.json'
+	@echo 'make readme           the figures of README.md, docs/results.md and docs/results.svg from'
+	@echo '                      $(BUILD)/bench/results.json'
 	@echo 'make clean            remove $(BUILD)/, except downloads'
 	@echo 'make distclean        remove $(BUILD)/'
+endif
 
 # --- what the machine and the distribution give -------------------------------
 
