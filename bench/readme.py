@@ -5,7 +5,8 @@ their markers, and the picture of both, docs/results.svg; and keeps the file tha
 without single runs, as docs/results.json. `make readme` does it; --check says whether the three
 are what docs/results.json makes of them.
 
-exit status: 0 written, or as it should be; 1 a file differs (--check); 2 wrong usage"""
+exit status: 0 written, or as it should be; 1 a file differs (--check); 2 wrong usage, or
+results that are not of all labs and variants"""
 import argparse
 import json
 import re
@@ -162,6 +163,9 @@ def main():
         if differs:
             print(f"not what {args.results} makes of it: {', '.join(differs)}: make readme", file=sys.stderr)
         return 1 if differs else 0
+    if report.command(results) != report.FULL:
+        print(f"readme: {args.results} is not of {report.FULL}", file=sys.stderr)
+        return 2
     KEPT.write_text(written(results))
     for file, text in wanted.items():
         file.write_text(text)

@@ -32,6 +32,7 @@ SCHEMA = ROOT / "bench/results.schema.json"
 CDFS = ("ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt", "exit", "kick-plain-exits",
         "kick-request-exits", "kick-wait-exits")
 ORDER = "vmx avic host svm"
+FULL = "make bench FULL=1"
 STYLE = """
 body{font:16px/1.5 system-ui,"DejaVu Sans",sans-serif;color:#222;background:#fff;max-width:66em;
 margin:0 auto;padding:1em}
@@ -167,7 +168,7 @@ def command(results):
     """What makes such results; peers come with FULL=1."""
     full = any(peer in by for entry in results["labs"].values()
                for by in entry["workloads"].values() for peer in posts.PEERS)
-    return "make bench FULL=1" if full else "make bench"
+    return FULL if full else "make bench"
 
 
 def summary(results):
