@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Where a benchmark ran: shell text that L1, or a host, runs; what it printed; what of that
-makes results worthless. Used by run.py."""
+makes results worthless."""
 
 SHELL = r"""
 env_() { printf 'ENV\t%s\t%s\n' "$1" "$2"; }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The KVMs that are compared in one run: their names in results.json, the module set of
-L1 that each one loads, and the parameters of kvm.ko that it runs with. Used by run.py
-and latency.py, for shell text that L1 runs, and on a host."""
+L1 that each one loads, and the parameters of kvm.ko that it runs with. For shell
+text that L1 runs, and on a host."""
 
 PARAMETERS = "/sys/module/kvm/parameters"
 

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Build the L1 initramfs that both labs boot: busybox, l1/init, the modules of the
+"""Build the L1 initramfs that the labs boot: busybox, l1/init, the modules of the
 packaged kernel that KVM needs, and one directory of KVM modules per --kvm.
-Called by `make lab-setup` and `make` when modules or test programs change.
 """
 
 import argparse

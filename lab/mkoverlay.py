@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Make an overlay for L1: an archive of this machine's own programs with the libraries
-they need, which lab.py --overlay gives to L1 on top of its initramfs. Called by bench/,
-for perf, rt-tests and QEMU, which nothing builds here.
+they need, which lab.py --overlay gives to L1 on top of its initramfs. For perf,
+rt-tests and QEMU, which nothing builds here.
 """
 
 import argparse

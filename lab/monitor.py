@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """What a QEMU that hangs can tell of its CPUs: asked through its QMP socket (QEMU's
-manual, "QEMU Machine Protocol"). Used by emulators.py."""
+manual, "QEMU Machine Protocol")."""
 
 import contextlib
 import json

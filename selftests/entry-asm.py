@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Checks in the disassembly of built modules (or of vmenter.o) that the entry
-assembly writes the in-guest flag where it has to.  Called by check.py, on the
-product and on mutants of it; prints one line a violation.
+assembly writes the in-guest flag where it has to.  The product has to pass,
+mutants of it must not; prints one line a violation.
 
 exit status: 0 all in place, 1 violations, 2 usage or nothing to look at"""
 import argparse

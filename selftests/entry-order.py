@@ -3,7 +3,7 @@
 """Checks in built modules, or in objects of them, that the machine code keeps the
 order of accesses that models/litmus proves, on every path.  A lab cannot see a
 missing barrier: one emulator runs one instruction at a time, TSO hides most of the
-rest on the other.  Called by check.py, on the product and on mutants of it.
+rest on the other.  The product has to pass, mutants of it must not.
 
 FILE is kvm.ko, kvm-intel.ko, kvm-amd.ko or one of the objects that the checks are
 about: x86.o, kvm_main.o, elide.o, vmx.o, svm.o.  Offsets come from their debug
