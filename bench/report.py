@@ -53,8 +53,8 @@ tr.first td{border-top:1px solid #999}.patched{background:#eef5fb}
 .missed,.missed td{color:#a00;font-weight:bold}.note{color:#555;font-size:.9em}
 nav a{margin-right:1em}ul{padding-left:1.3em}summary{cursor:pointer;color:#1f6fb2}
 svg{width:100%;max-width:44em;height:auto;display:block}svg.answer{max-width:35em;margin:1em 0}
-.pair{display:flex;flex-wrap:wrap;gap:1em}
-.pair svg{flex:1 1 20em;min-width:0;max-width:32em}pre{overflow-x:auto}
+.pair{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(24em,100%),1fr));gap:1em}
+pre{overflow-x:auto}
 @media print{body{max-width:none;padding:0;font-size:11px}.wide{overflow:visible}
 h2{break-after:avoid}svg,tr{break-inside:avoid}table{font-size:.68em}}
 """
