@@ -175,8 +175,8 @@ endif
 
 # --- mails ----------------------------------------------------------------------
 
-# The figures: of the newest run, or of the one that README has.
-RESULTS = $(firstword $(wildcard $(BUILD)/bench/results.json) docs/results.json)
+# The figures: those that the documentation has
+RESULTS ?= docs/results.json
 
 .PHONY: series
 series: $(KERNEL)/version
@@ -229,7 +229,7 @@ $(SHARED)/bin/kvm-mode-bench: $(wildcard bench/*.c bench/*.h) bench/build.sh $(P
 	@$(call step,40,bench-program) "build the benchmark program" \
 		bench/build.sh $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
 
-$(SHARED)/bin/stress/.done: $(wildcard selftests/stress/*.[ch] selftests/probe/*.h bench/*.[ch]) \
+$(SHARED)/bin/stress/.done: $(wildcard selftests/stress/*.[ch] selftests/stress/*.sh selftests/probe/*.h bench/*.[ch]) \
 		bench/build.sh $(PROGRAMS)/version | $(SHARED)/bin/kvm-mode-bench
 	@$(call step,20,stress-tests) "build the stress tests" \
 		bench/build.sh --stress $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin

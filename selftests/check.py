@@ -40,7 +40,7 @@ import stress  # noqa: E402
 import stress_tests  # noqa: E402
 
 FULL_POSTS = {"svm": 1500, "avic": 10000, "vmx": 30000}
-QUICK_POSTS = {"avic": 3000, "vmx": 6000}
+QUICK_POSTS = {"avic": 2500, "vmx": 4000}
 MUTANT_POSTS = 60000
 LATE_MUTANT = "no-entering"
 
@@ -366,6 +366,7 @@ def test_posted(project, name):
     # In the vmx lab as many as `make bench FULL=1` posts: the comparison's bounds are tight.
     posts = None if name == "vmx" else FULL_POSTS[name]
     cells, done = bench.run_lab(name, project.build, posts=posts if project.full else QUICK_POSTS[name],
+                                variants=bench.VARIANTS if project.full else ("stock", "patched"),
                                 log=project.log(f"{name}-posted"))
     print(bench.table(name, cells), file=sys.stderr)
     bad = bench.guarantees(name, cells)
