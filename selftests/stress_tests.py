@@ -20,6 +20,8 @@ class Command(NamedTuple):
 def options(amount):
     if isinstance(amount, int):
         return f" -d 1000 -n {amount}"
+    if amount.startswith("-"):
+        return f" {amount}"
     return f" -d {amount.removesuffix(' s')}" if amount else ""
 
 
