@@ -291,7 +291,7 @@ def test_i386(project):
 
 
 def test_style(project):
-    """checkpatch, shellcheck and SPDX lines"""
+    """checkpatch, shellcheck, pyflakes and SPDX lines"""
     checkpatch = ["perl", project.source / "scripts/checkpatch.pl", "--no-tree", "--strict",
                   "--terse", "--no-summary", "--max-line-length=100"]
     files = [*ROOT.glob("kvm/*/*"), *ROOT.glob("kvm-asm-offsets/*"),
@@ -303,10 +303,13 @@ def test_style(project):
         need(status == 0, out)
     status, out = command("git", "ls-files", "-z")
     names = out.split("\0")[:-1]
-    scripts = [n for n in names if (ROOT / n).is_file() and
-               re.match(r"#!/bin/(ba)?sh", (ROOT / n).open(errors="replace").readline())]
-    status, out = command("shellcheck", "-x", *scripts)
-    need(status == 0, out)
+    first = {n: (ROOT / n).open(errors="replace").readline() for n in names if (ROOT / n).is_file()}
+    for linter, wanted in ((("shellcheck", "-x"), r"#!(/bin/|/usr/bin/env )(ba)?sh"),
+                           (("pyflakes3",), r"#!.*python3")):
+        some = [n for n, line in first.items() if re.match(wanted, line) or
+                (linter[0] == "pyflakes3" and n.endswith(".py"))]
+        status, out = command(*linter, *some)
+        need(len(some) > 10 and status == 0, out)
     for name in names:
         if name.endswith((".md", ".json", ".patch", ".gitignore", "COPYING")):
             continue
