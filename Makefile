@@ -34,8 +34,10 @@ SHELL := /bin/bash
 ktap := $(if $(KTAP),--ktap)
 step = scripts/step --expect $(1) --log $(BUILD)/log/$(2).log
 
-# Two steps at a time: while one downloads or links, the other compiles.
+# Two steps at a time: while one downloads or links, the other compiles.  Not two goals.
+ifeq ($(words $(MAKECMDGOALS)),$(filter 0 1,$(words $(MAKECMDGOALS))))
 MAKEFLAGS += -j2
+endif
 # Ours, not that of makes further down
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
@@ -108,7 +110,7 @@ deps:
 	@scripts/install-deps
 
 $(SHARED)/kernel/%/version: scripts/fetch-kernel | deps
-	@$(call step,60,fetch-kernel) "fetch source, image and headers of Linux $*" \
+	@$(call step,60,fetch-kernel-$*) "fetch source, image and headers of Linux $*" \
 		scripts/fetch-kernel $* $(DOWNLOADS) $(@D)
 
 $(KERNEL)/root/.done: scripts/make-root scripts/in-root $(KERNEL)/version
@@ -147,16 +149,21 @@ $(BUILD)/tree/%/.done:
 
 # Peers change a few files of stock, which is built.
 PEERS := s4 unbound
-$(PEERS:%=$(BUILD)/tree/%/.done): $(BUILD)/tree/%/.done: bench/peers/$(BASE)/%.patch $(BUILD)/modules/stock/.done
+$(PEERS:%=$(BUILD)/tree/%/.done): $(BUILD)/tree/%/.done: bench/peers/$(BASE)/%.patch $(BUILD)/modules/stock/.done \
+		scripts/copy-tree
 	@scripts/copy-tree $(BUILD)/tree/stock $(BUILD)/tree/$*
 	@scripts/prepare-tree --with-probe $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
 	@touch $@
 
-$(BUILD)/modules/%/.done: $(BUILD)/tree/%/.done scripts/build-modules $(wildcard selftests/probe/*) \
+$(BUILD)/modules/%/.done: $(BUILD)/tree/%/.done scripts/build-modules scripts/lab-flags $(wildcard selftests/probe/*) \
 		$(ROOT:%=%/.done)
 	@$(call step,80,modules-$*) "build $* modules" scripts/build-modules --with-probe \
 		$(ROOT:%=--root %) $(BUILD)/tree/$* $$(cat $(KERNEL)/version) $(BUILD)/modules/$*
 	@touch $@
+
+$(BUILD)/types.o: $(BUILD)/modules/patched/.done scripts/build-types scripts/copy-tree
+	@$(call step,10,types) "build debug information of KVM's structures" scripts/build-types \
+		$(ROOT:%=--root %) $(BUILD)/tree/patched $$(cat $(KERNEL)/version) $@
 
 ifdef KVER
 .PHONY: modules
@@ -198,7 +205,7 @@ series-check: series
 
 # For hosts: DKMS builds the modules there, for each kernel.
 .PHONY: deb
-deb:
+deb: | deps
 	@scripts/install-deps dkms/packages
 	@dkms/deb $(BUILD)/deb-work $(BUILD)/deb
 
@@ -281,7 +288,7 @@ cost: lab-setup
 	@bench/cost.py --build $(BUILD)
 
 .PHONY: placement
-placement: deps $(BUILD)/modules/patched/.done
+placement: deps $(BUILD)/types.o
 	@bench/placement/run.py --build $(BUILD)
 
 PERF_svm = POSTS=500 STORM="--gap 0:4000000 --exit-gap 200000"
@@ -338,8 +345,8 @@ $(SHARED)/lava/.done: bench/ci/fetch-lava.sh lab/private-apt.sh | deps
 SOME = $(if $(WHERE),$(WHERE),$(if $(filter file,$(origin LABS)),,$(LABS)))
 
 .PHONY: bench
-bench: $(if $(filter host,$(WHERE)),deps $(SHARED)/bin/kvm-mode-bench,lab-setup qemu) \
-		$(if $(FULL),$(BUILD)/lab/rt.cpio $(BUILD)/lab/guest.cpio)
+bench: $(if $(filter host,$(WHERE)),deps $(SHARED)/bin/kvm-mode-bench,lab-setup qemu \
+		$(if $(FULL),$(BUILD)/lab/rt.cpio $(BUILD)/lab/guest.cpio))
 	@bench/run.py --build $(BUILD) --base $(BASE) $(if $(FULL),--full) $(if $(SOME),--labs "$(SOME)") \
 		--seed $(SEED) $(if $(POSTS),--posts $(POSTS)) $(ktap)
 
@@ -353,7 +360,7 @@ readme:
 	@bench/readme.py $(BUILD)/bench/results.json
 
 .PHONY: check
-check: lab-setup qemu $(SHARED)/herd7/.done $(SHARED)/lava/.done ci-kit $(if $(FULL),\
+check: lab-setup qemu $(BUILD)/types.o $(SHARED)/herd7/.done $(SHARED)/lava/.done ci-kit $(if $(FULL),\
 		$(BUILD)/bin/selftests/.done $(BUILD)/lab/rt.cpio $(BUILD)/lab/perf.cpio $(BUILD)/lab/guest.cpio)
 	@selftests/check.py --build $(BUILD) --base $(BASE) $(if $(FULL),--full)
 
@@ -370,7 +377,7 @@ $(BUILD)/debug/%/version: lab/debug-kernel/build.sh lab/debug-kernel/common.conf
 	@$(call step,800,debug-kernel-$*) "build the $* kernel" \
 		lab/debug-kernel/build.sh $* $(SOURCE) $(@D)
 
-$(BUILD)/debug/%/lab.cpio: $(BUILD)/debug/%/version $(SERIES) scripts/prepare-tree scripts/build-modules \
+$(BUILD)/debug/%/lab.cpio: $(BUILD)/debug/%/version $(SERIES) scripts/prepare-tree scripts/build-modules scripts/lab-flags \
 		$(wildcard selftests/probe/*) $(SHARED)/bin/stress/.done $(wildcard lab/l1/*)
 	@scripts/prepare-tree --with-probe patched $(BASE) $(SOURCE) $(@D)/tree
 	@$(call step,150,debug-modules-$*) "build modules for the $* kernel" \
@@ -388,7 +395,7 @@ kvm-selftests: lab-setup qemu $(BUILD)/bin/selftests/.done
 	@selftests/kvm_selftests.py --build $(BUILD) --base $(BASE) --labs "$(LABS)" $(ktap)
 
 .PHONY: mutants
-mutants: lab-setup
+mutants: lab-setup qemu $(BUILD)/types.o
 	@selftests/mutants.py --build $(BUILD) --base $(BASE) $(ktap)
 
 .PHONY: clean distclean

@@ -33,5 +33,11 @@ QUICK = Plan(labs=("avic", "vmx"), posts={"svm": 1500, "avic": 4000, "vmx": 1000
              variants=("stock", "patched"), latencies=QUICK_LATENCIES, latency_variants=("stock", "patched"),
              rounds=2, apf_variants=("stock", "patched"), apf_rounds=2, others=False, scaling=False,
              minutes=6)
-LEFT_OUT = ("left out: the svm lab, the peers and the series with its parts switched off, most latencies, "
-            "rt-tests, a whole VM, up to 16 vCPUs; and few rounds are few. All of it: make bench FULL=1")
+
+
+def left_out(labs):
+    """What the quick form, run in @labs, says at its end."""
+    others = ", ".join(f"the {name} lab" for name in FULL.labs if name not in labs)
+    return (f"left out: {others}{', ' if others else ''}the peers and the series with its parts switched off, "
+            "most latencies, rt-tests, a whole VM, up to 16 vCPUs; and few rounds are few. "
+            "All of it: make bench FULL=1")

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 import report  # noqa: E402  (makes the labs' modules known)
 import apf  # noqa: E402
 import latency  # noqa: E402
+import plan  # noqa: E402
 import picture  # noqa: E402
 import posts  # noqa: E402
 from progress import align  # noqa: E402
@@ -163,7 +164,8 @@ def main():
         if differs:
             print(f"not what {args.results} makes of it: {', '.join(differs)}: make readme", file=sys.stderr)
         return 1 if differs else 0
-    if report.command(results) != report.FULL:
+    whole = {name: entry["posts"] for name, entry in results["labs"].items()} == plan.FULL.posts
+    if report.command(results) != report.FULL or not whole:
         print(f"readme: {args.results} is not of {report.FULL}", file=sys.stderr)
         return 2
     KEPT.write_text(written(results))

@@ -239,7 +239,7 @@ def main():
     for text in broken:
         print(f"FAILED: {text}", file=sys.stderr)
     if not args.full:
-        say(plan.LEFT_OUT)
+        say(plan.left_out(args.labs))
     return 1 if broken else 0
 
 

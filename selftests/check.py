@@ -7,7 +7,6 @@ built what the tests look at.  Mutants of the series (mutants/) show that the te
 exit status: 0 all passed, 1 some failed, 130 interrupted"""
 import argparse
 import contextlib
-import functools
 import io
 import json
 import os
@@ -74,7 +73,7 @@ class Project:
 
     def __init__(self, args):
         self.build, self.base = Path(args.build).resolve(), args.base
-        self.full = getattr(args, "full", True)
+        self.all = self.full = getattr(args, "full", True)
         self.kernel = self.build / "kernel" / args.base
         self.source = self.kernel / f"linux-source-{args.base}"
         self.release = (self.kernel / "version").read_text().strip()
@@ -113,15 +112,6 @@ class Project:
         return command("scripts/in-root", self.kernel / "root", tree, "make", "-C",
                        f"/lib/modules/{self.release}/build", "M=/mnt/tree/arch/x86/kvm", "-j2",
                        *targets)
-
-    @functools.cached_property
-    def types(self):
-        """An object with debug info of KVM's structures as the patched tree has them."""
-        tree = self.build / "tree/patched"
-        status, text = self.kbuild(tree, "KCFLAGS=-g -fno-eliminate-unused-debug-types",
-                                   "kvm-asm-offsets.o")
-        need(status == 0, text[-2000:])
-        return tree / "arch/x86/kvm/kvm-asm-offsets.o"
 
     def modules(self, name, tree):
         out = self.work / f"modules-{name}"
@@ -164,6 +154,8 @@ def test_build_is_clean(project):
 def test_own_files_w1(project):
     """our files build with W=1 without a warning"""
     tree = project.tree("w1")
+    for built in (*tree.glob("arch/x86/kvm/mode/*.o"), *tree.glob("arch/x86/kvm/*/vmenter.o")):
+        built.unlink()      # what kbuild does not build again it does not warn of
     status, out = project.kbuild(tree, "W=1", "mode/mode.o", "vmx/vmenter.o", "svm/vmenter.o")
     need(status == 0, out[-2000:])
     bad = [line for line in out.splitlines() if "warning" in line and "/kvm/mode/" in line]
@@ -193,7 +185,7 @@ def entry_asm(kvm, intel, amd):
 
 
 def entry_order(project, tree, kvm):
-    return command("selftests/entry-order.py", "--tree", tree, "--types", project.types,
+    return command("selftests/entry-order.py", "--tree", tree, "--types", project.build / "types.o",
                    *(kvm / f"{m}.ko" for m in ("kvm", "kvm-intel", "kvm-amd")))
 
 
@@ -283,6 +275,8 @@ def test_i386(project):
         status, text = command(*make, "olddefconfig", "modules_prepare", "-j2")
         need(status == 0, text[-2000:])
     tree = project.tree("tree-i386")
+    for built in tree.glob("arch/x86/kvm/*.ko"):
+        built.unlink()
     status, text = command(*make, f"M={tree}/arch/x86/kvm", "KBUILD_MODPOST_WARN=1",
                            "-j2", "modules")
     need(status == 0, text[-3000:])
@@ -372,7 +366,7 @@ def test_posted(project, name):
                                 log=project.log(f"{name}-posted"))
     print(bench.table(name, cells), file=sys.stderr)
     bad = bench.guarantees(name, cells)
-    bad += [str(bound) for bound in bench.bounds(name, cells) if project.full and not bound.holds]
+    bad += [str(bound) for bound in bench.bounds(name, cells) if not bound.holds]
     if name == "avic":
         bad += [f"not by AVIC: {cell}" for by_variant in cells.values() for cell in by_variant.values()
                 if cell["apicv"] != "Y" or cell["emulator"]["delivered"] < cell["posted"] or
@@ -533,13 +527,15 @@ def test_pressure(project):
                          f"faults, {found['visited']:,} pages visited, all right")
 
 
-REPEATED = ("post --posts 1000 --workload mixed", "exit --samples 30", "ipi --target exits --samples 30",
+REPEATED = ("post --posts 1000 --workload mixed", "exit --samples 30", "exit --window --samples 30",
+            "ipi --target exits --samples 30", "timer --samples 30", "kick --how wait --samples 30",
             "kick --how request --samples 30", "apf --rounds 1 --outstanding 8")
 
 
 def repeat(project, name, quantum, number):
     """The output of one of test_repeats's runs."""
-    script = "\n".join(f"kvm-mode-bench {text} --json 2>&1 || exit 1" for text in REPEATED)
+    script = "\n".join(f"kvm-mode-bench {text} --json 2>&1 || [ $? = 4 ] || exit 1"
+                       for text in REPEATED)
     done = lab.run(name, "patched", f"{script}\ncat /proc/interrupts", quantum=quantum,
                    build=project.build, timeout=400, hang=200,
                    log=project.log(f"{name}-repeats-{number}"))
@@ -769,7 +765,7 @@ def test_stress(project, name):
             began.append((time.time(), text.split()[1]))
         tally.line(text)
     lines, now = [], ""
-    for text, on in stress_tests.commands("full" if project.full else "quick", name, project.base):
+    for text, on, _ in stress_tests.commands("full" if project.full else "quick", name, project.base):
         if on != now:
             lines.append(f"load-kvm patched {on} || exit 1")
             now = on
@@ -1204,6 +1200,7 @@ def attempt(project, test, *args):
 def run_one(project, number):
     """(ktap.Case, notes) of the test that is TESTS[number]."""
     test = TESTS[number]
+    project.full = project.all or not test.quick        # such a test has no other form
     start, project.notes = time.time(), []
     try:
         attempt(project, test.function, *filter(None, [test.lab]))
@@ -1261,6 +1258,7 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

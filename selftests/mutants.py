@@ -97,7 +97,7 @@ def caught_statically(project, tree, mutant):
         argv = ["selftests/entry-asm.py", "--offsets", kvm / "kvm-asm-offsets.h",
                 "--intel", kvm / ASM[0], "--amd", kvm / ASM[1]]
     else:
-        argv = ["selftests/entry-order.py", "--tree", tree, "--types", project.types,
+        argv = ["selftests/entry-order.py", "--tree", tree, "--types", project.build / "types.o",
                 *(kvm / t for t in targets)]
     done = subprocess.run([str(a) for a in argv], cwd=ROOT, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

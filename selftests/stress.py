@@ -91,13 +91,13 @@ def script(where, kvm, seed, base, folder="/stress"):
     """Shell text: rounds without end; the reader of its output ends them."""
     lines = [f"seed={seed}", "while :; do"]
     # A machine's own KVM has what the svm lab has: time is time there.
-    for text, on in stress_tests.commands("soak", "svm" if where == "host" else where, base):
+    for text, on, reloads in stress_tests.commands("soak", "svm" if where == "host" else where, base):
         test = text.split()[0]
         if on:
             lines.append(f"load-kvm {kvm} {on} || exit 9")
         lines.append(f"echo STRESS {test} seed $seed; {folder}/{text} -s $seed; s=$?")
         lines.append(f"case $s in 0|4) ;; *) echo STRESS-FAILED {test} status $s seed $seed ;; esac")
-        if on:
+        if on or (reloads and where != "host"):
             lines.append(f"load-kvm {kvm} || exit 9")
     lines += ["echo ROUND $seed", "seed=$((seed + 1)); done"]
     return "\n".join(lines)

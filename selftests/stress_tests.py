@@ -12,9 +12,11 @@ EARLY_CHECK = {"6.12": "nested_early_check=1"}
 
 
 class Command(NamedTuple):
-    """One test's run: shell text, without its folder, and the parameters of KVM for it."""
+    """One test's run: shell text, without its folder, the parameters of KVM for it, and whether
+    another KVM may be loaded behind it."""
     text: str
     on: str
+    reloads: bool
 
 
 def options(amount):
@@ -32,7 +34,8 @@ def for_base(text, base):
 
 def commands(job, lab, base):
     """[Command]: what @job (quick, full, soak) runs in @lab."""
-    return [Command(test["name"] + options(test[job][lab]), for_base(test.get("on", ""), base))
+    return [Command(test["name"] + options(test[job][lab]), for_base(test.get("on", ""), base),
+                    test.get("reloads", False))
             for test in TABLE if lab in test.get(job, {})]
 
 

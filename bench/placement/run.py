@@ -75,9 +75,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=6)
     args = parser.parse_args()
     try:
-        line, near = neighbours(members(args.build / "modules/patched/kvm-intel.ko"))
+        line, near = neighbours(members(args.build / "types.o"))
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
-        sys.exit(f"placement: {error}: make lab-setup builds the modules, package dwarves has pahole")
+        sys.exit(f"placement: {error}: make placement builds it, package dwarves has pahole")
     print(align(f"struct kvm_vcpu, bytes {line} to {line + LINE - 1}",
                 [("member", "offset", "bytes")] + [(n, str(o), str(b)) for n, o, b in near], 1), "",
           sep="\n")

@@ -40,8 +40,9 @@ unpack() {
 	done
 	# The firmware is not in Debian's source; it comes from its packages.
 	echo 'roms = []' > "$state/qemu/pc-bios/meson.build"
-	# What L1 has (lab/emulators.py), and the machines of selftests/install.py their disk.
-	printf 'CONFIG_%s=y\n' Q35 SERIAL_ISA VIRTIO_PCI VIRTIO_BLK \
+	# What L1 has (lab/emulators.py), the ports that avic_test.py's program talks through, and the
+	# disk of the machines of selftests/install.py.
+	printf 'CONFIG_%s=y\n' Q35 SERIAL_ISA ISA_DEBUG VIRTIO_PCI VIRTIO_BLK \
 		> "$state/qemu/configs/devices/x86_64-softmmu/l1.mak"
 	for p in "$here"/patches/*.patch; do
 		patch -d "$state/qemu" -p1 --fuzz=0 --batch < "$p" ||
