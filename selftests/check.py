@@ -233,9 +233,9 @@ def test_tables(_project):
          f"the farm runs {farm[1]}")
     unknown = {row[1].split()[0] for rows in mutants.DYNAMIC.values() for row in rows.values()} - names
     need(not unknown, f"mutants are given to {sorted(unknown)}")
-    for test in stress_tests.TABLE:
-        need({"svm", "avic", "vmx"} & {*test.get("full", {})} and test.get("soak"),
-             f"{test['name']} is run by no job")
+    for job in ("full", "soak"):
+        run = {test["name"] for test in stress_tests.TABLE if {*emulators.EMULATORS} & {*test.get(job, {})}}
+        need(run == names, f"not in {job}: {sorted(names - run)}")
 
 
 def test_litmus_named(project):
