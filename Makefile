@@ -49,7 +49,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 ifndef ALL
 help:
 	@echo 'make bench              stock against patched KVM, 6 minutes once built; FULL=1: all of it, 44'
-	@echo 'make check              tests, 8 minutes once built; FULL=1: every test, 45'
+	@echo 'make check              tests, 8 minutes once built; FULL=1: every test, 50'
 	@echo 'make lab                a shell in L1, or RUN="command" (LAB=svm|avic|vmx, KVM=stock|patched)'
 	@echo 'make stress             the stress tests for long (DURATION=seconds, WHERE="svm avic vmx" or host)'
 	@echo 'make modules KVER=...   patched kvm.ko, kvm-intel.ko and kvm-amd.ko for installed headers'
@@ -70,7 +70,7 @@ help:
 	@echo 'make cost             the instructions that the series adds to an exit, by name (svm lab)'
 	@echo 'make placement        what other places of the flag would cost: a replica, native, on two CPUs'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
-	@echo 'make check            tests; ends with "N passed, N failed" (FULL=1: every test, 45 minutes'
+	@echo 'make check            tests; ends with "N passed, N failed" (FULL=1: every test, 50 minutes'
 	@echo '                      instead of 8)'
 	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each'
 	@echo '                      (WHERE="svm avic vmx" or host, SEED=1, KVM=patched)'
