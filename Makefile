@@ -48,8 +48,8 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 .PHONY: help
 ifndef ALL
 help:
-	@echo 'make bench              stock against patched KVM, 6 minutes once built; FULL=1: all of it, 44'
-	@echo 'make check              tests, 8 minutes once built; FULL=1: every test, 50'
+	@echo 'make bench              stock against patched KVM; FULL=1: all of it, 44 minutes once built'
+	@echo 'make check              tests of what a change may break; FULL=1: every test'
 	@echo 'make lab                a shell in L1, or RUN="command" (LAB=svm|avic|vmx, KVM=stock|patched)'
 	@echo 'make stress             the stress tests for long (DURATION=seconds, WHERE="svm avic vmx" or host)'
 	@echo 'make modules KVER=...   patched kvm.ko, kvm-intel.ko and kvm-amd.ko for installed headers'
@@ -61,7 +61,7 @@ help:
 else
 help:
 	@echo 'make bench            stock against patched KVM: tables, $(BUILD)/bench/results.json and report.html'
-	@echo '                      (FULL=1: all labs, variants, peers and tools, 44 minutes instead of 6;'
+	@echo '                      (FULL=1: all labs, variants, peers and tools, 44 minutes;'
 	@echo '                      LABS="svm avic vmx", POSTS=per workload, SEED=1; WHERE=host: on this'
 	@echo '                      machine'"'"'s own KVM, with the modules that are loaded; KTAP=1: KTAP'
 	@echo '                      instead, as with compare, stress, mutants and kvm-selftests)'
@@ -70,8 +70,7 @@ help:
 	@echo 'make cost             the instructions that the series adds to an exit, by name (svm lab)'
 	@echo 'make placement        what other places of the flag would cost: a replica, native, on two CPUs'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
-	@echo 'make check            tests; ends with "N passed, N failed" (FULL=1: every test, 50 minutes'
-	@echo '                      instead of 8)'
+	@echo 'make check            tests; ends with "N passed, N failed" (FULL=1: every test)'
 	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each'
 	@echo '                      (WHERE="svm avic vmx" or host, SEED=1, KVM=patched)'
 	@echo 'make mutants          every mutant of the series, and what catches it'
@@ -130,7 +129,7 @@ $(SHARED)/qemu/.done: lab/qemu/fetch.sh | deps
 
 # QEMU with lab/qemu/patches; the svm lab takes it when it is there.
 $(SHARED)/qemu-mended/.done: lab/qemu/build.sh $(wildcard lab/qemu/patches/*) $(SHARED)/qemu/.done
-	@$(call step,150,qemu-mended) "build QEMU, mended" lab/qemu/build.sh \
+	@$(call step,240,qemu-mended) "build QEMU, mended" lab/qemu/build.sh \
 		$(DOWNLOADS)/qemu-source $(SHARED)/qemu/share $(SHARED)/qemu-mended
 	@touch $@
 

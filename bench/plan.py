@@ -32,7 +32,7 @@ FULL = Plan(labs=("svm", "avic", "vmx"), posts={name: lab["posts"] for name, lab
 QUICK = Plan(labs=("avic", "vmx"), posts={"svm": 1500, "avic": 3000, "vmx": 5000},
              variants=("stock", "patched"), latencies=QUICK_LATENCIES, latency_variants=("stock", "patched"),
              rounds=2, apf_variants=("stock", "patched"), apf_rounds=2, others=False, scaling=False,
-             minutes=6)
+             minutes=10)
 
 
 def left_out(labs):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Builds the svm lab's QEMU from Debian trixie's source, with patches/ applied,
 # into OUTDIR, in the layout of fetch.sh, whose firmware (SHARE) it takes.  Called
-# by the Makefile for `make qemu`, some 3 minutes on 2 CPUs.  Meson, of which
+# by the Makefile for `make qemu`, about 4 minutes on 2 CPUs.  Meson, of which
 # QEMU wants a newer one than Debian 12 has, comes from trixie too, unpacked.
 set -euo pipefail
 
@@ -63,7 +63,7 @@ build() {
 	cd /
 }
 
-# Each of a thousand files begins with the same header; parsing it is half of most of them.  The
+# Each of a thousand files begins with the same header.  The
 # compiler takes what was made with the file's own macros, which differ by library.
 precompile() {
 	local command library gch=../qemu/include/qemu/osdep.h.gch
