@@ -38,8 +38,8 @@ step = scripts/step --expect $(1) --log $(BUILD)/log/$(2).log
 ifeq ($(words $(MAKECMDGOALS)),$(filter 0 1,$(words $(MAKECMDGOALS))))
 MAKEFLAGS += -j2
 endif
-# Ours, not that of makes further down
-unexport MAKEFLAGS MFLAGS MAKELEVEL
+# Ours, not that of makes further down.  KVM's own Makefile has a KVM as well, a folder.
+unexport MAKEFLAGS MFLAGS MAKELEVEL KVM
 
 .DELETE_ON_ERROR:
 .SECONDARY:

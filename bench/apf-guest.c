@@ -71,24 +71,25 @@ static void account_move(struct apf_vcpu *v)
 		ready_again(v, 0);
 }
 
-static void token_came(struct apf_vcpu *v, u32 token, u64 now)
+/* In area @i */
+static void token_came(struct apf_vcpu *v, u64 i, u32 token, u64 now)
 {
-	u64 i;
+	u64 n;
 
 	if (token == APF_WAKE_ALL) {
 		if (v->moved)
 			account_move(v);
 		v->wakes++;
-		v->extra_wakes += !v->wake_due && !v->wake_seen;
-		if (!v->wake_due)
-			v->wake_seen = 0;
-		v->wake_due = 0;
+		v->extra_wakes += !v->wake_due[i] && !v->wake_seen[i];
+		if (!v->wake_due[i])
+			v->wake_seen[i] = 0;
+		v->wake_due[i] = 0;
 		return;
 	}
-	for (i = 0; i < v->nr_out; i++) {
-		if (v->out[i].token == token) {
-			sample(v, i, now);
-			ready_again(v, i);
+	for (n = 0; n < v->nr_out; n++) {
+		if (v->out[n].token == token) {
+			sample(v, n, now);
+			ready_again(v, n);
 			v->ready++;
 			return;
 		}
@@ -103,7 +104,7 @@ static bool take_token(struct apf_vcpu *v, u64 i, u64 now)
 
 	if (!token)
 		return false;
-	token_came(v, token, now);
+	token_came(v, i, token, now);
 	WRITE_ONCE(area(v, i)->token, 0);
 	return true;
 }
@@ -166,10 +167,19 @@ static bool touch(struct apf_vcpu *v, u64 page, u64 *value)
 	return !skipped;
 }
 
+/* The area is not in use any more, and what was sent there was taken. */
+static void none_due(struct apf_vcpu *v, u64 i)
+{
+	v->wake_due[i] = 0;
+	v->wake_seen[i] = 0;
+}
+
+/* What is due is written down first: the host may stop the vCPU after any instruction. */
 static void on(struct apf_vcpu *v, u64 i)
 {
 	v->now = i;
 	v->enables++;
+	v->wake_due[i] = 1;
 	wrmsr(MSR_KVM_ASYNC_PF_EN, v->area_gpa[i] | KVM_ASYNC_PF_ENABLED |
 	      KVM_ASYNC_PF_SEND_ALWAYS | KVM_ASYNC_PF_DELIVERY_AS_INT);
 }
@@ -212,8 +222,8 @@ static void touch_untold(struct apf_vcpu *v)
 static void account_off(struct apf_vcpu *v)
 {
 	take_token(v, v->now, rdtsc());
-	v->wake_due = 0;
-	v->wake_seen = 0;
+	none_due(v, v->now);
+	v->moved = 0;
 	v->eaten += v->nr_out;
 	while (v->nr_out)
 		ready_again(v, 0);
@@ -231,7 +241,6 @@ static void off_and_on(struct apf_vcpu *v, bool by_host)
 	account_off(v);
 	touch_untold(v);
 	on(v, rnd_below(&v->rnd, 2));
-	v->wake_due = 1;
 }
 
 static void move(struct apf_vcpu *v)
@@ -242,8 +251,7 @@ static void move(struct apf_vcpu *v)
 	on(v, !old);
 	/* What was sent before, and not seen yet */
 	take_token(v, old, rdtsc());
-	v->wake_due = 1;
-	v->wake_seen = 0;
+	none_due(v, old);
 	spin(rnd_below(&v->rnd, 5000));
 	check_unused(v, old);
 }
@@ -290,8 +298,9 @@ static void host_msrs(struct apf_vcpu *v)
 {
 	apf_ask(APF_ASK_MSRS);
 	v->enables++;
-	v->wake_seen = v->wake_due && READ_ONCE(area(v, v->now)->token) == APF_WAKE_ALL;
-	v->wake_due = 1;
+	v->wake_seen[v->now] = v->wake_due[v->now] &&
+			       READ_ONCE(area(v, v->now)->token) == APF_WAKE_ALL;
+	v->wake_due[v->now] = 1;
 }
 
 static void disturb(struct apf_vcpu *v)
@@ -422,7 +431,6 @@ void apf_guest_main(u64 vcpu)
 	else
 		v->rnd = rnd_stream(v->seed, vcpu);
 	wrmsr(MSR_KVM_ASYNC_PF_INT, APF_VEC);
-	v->wake_due = 1;
 	on(v, 0);
 	irqs_on();
 	if (v->lives == 1)
@@ -433,7 +441,7 @@ void apf_guest_main(u64 vcpu)
 		apf_ask(APF_ASK_ROUND);
 	}
 	v->t_end = rdtsc();
-	while (READ_ONCE(v->wake_due))
+	while (READ_ONCE(v->wake_due[v->now]))
 		wait(v);
 	apf_ask(APF_ASK_END);
 }

@@ -124,9 +124,8 @@ struct apf_vcpu {
 	u64 round;
 	u64 logged;		/* dirty pages of the areas' memslot are logged */
 	u64 now;		/* which area */
-	u64 on;
-	u64 wake_due;
-	u64 wake_seen;		/* and one more may come; host_msrs() */
+	u64 wake_due[2];	/* in which area */
+	u64 wake_seen[2];	/* and one more may come; host_msrs() */
 	u64 owes_ack;
 	u64 rnd;
 	u64 lives;		/* starts of the guest */

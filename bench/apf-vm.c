@@ -538,7 +538,7 @@ void apf_vm_count(struct apf_vm *a, struct apf_count *c)
 		c->empty += g->empty;
 		c->enables += g->enables;
 		c->wakes += g->wakes;
-		c->lost += g->nr_out + g->wake_due;
+		c->lost += g->nr_out + g->wake_due[0] + g->wake_due[1];
 		c->doubled += g->unknown;
 		c->wrong += g->wrong_page + g->again + g->overwritten + g->stray +
 			    g->extra_wakes;

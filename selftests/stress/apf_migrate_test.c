@@ -178,18 +178,27 @@ static void save(struct image *image, struct apf_vm *a, enum move how)
 		copy_all(image, a);
 }
 
-/* What the guest cannot know: which tokens will not come any more. */
+/*
+ * What the guest cannot know: which tokens will not come any more.  It may have been
+ * stopped on either side of a WRMSR: the MSR says which area is in use.
+ */
 static void tell_guest(struct apf_vm *a)
 {
-	unsigned int i;
+	unsigned int i, n;
 
 	for (i = 0; i < a->cfg.nr_vcpus; i++) {
+		u64 enabled = vcpu_get_msr(a->v[i].vcpu, MSR_KVM_ASYNC_PF_EN);
 		struct apf_vcpu *g = a->v[i].g;
-		struct apf_area *area = addr_gva2hva(a->vm, g->area[g->now]);
+		struct apf_area *area;
 
+		if (!(enabled & KVM_ASYNC_PF_ENABLED))
+			continue;
+		n = (enabled & ~63ull) == g->area_gpa[1];
+		area = addr_gva2hva(a->vm, g->area[n]);
 		g->moved = 1;
-		g->wake_seen = (g->wake_due || g->wake_seen) && area->token == APF_WAKE_ALL;
-		g->wake_due = 1;
+		g->wake_seen[n] = (g->wake_due[n] || g->wake_seen[n]) &&
+				  area->token == APF_WAKE_ALL;
+		g->wake_due[n] = 1;
 	}
 }
 

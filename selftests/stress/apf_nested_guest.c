@@ -67,7 +67,7 @@ void apf_nested_ready(struct ex_regs *regs)
 	wrmsr(EOI_MSR, 0);
 	if (token == APF_WAKE_ALL) {
 		v->wakes++;
-		v->wake_due = 0;
+		v->wake_due[0] = 0;
 	} else {
 		token_came(v, token);
 	}
@@ -226,12 +226,12 @@ void apf_nested_main(u64 vcpu)
 	else
 		svm_setup((void *)apf_nested->pages);
 	wrmsr(MSR_KVM_ASYNC_PF_INT, APF_VEC);
-	v->wake_due = 1;
+	v->wake_due[0] = 1;
 	wrmsr(MSR_KVM_ASYNC_PF_EN, v->area_gpa[0] | KVM_ASYNC_PF_ENABLED |
 	      KVM_ASYNC_PF_SEND_ALWAYS | KVM_ASYNC_PF_DELIVERY_AS_INT |
 	      (apf_nested->vmexits ? KVM_ASYNC_PF_DELIVERY_AS_PF_VMEXIT : 0));
 	run(v);
-	while (READ_ONCE(v->wake_due))
+	while (READ_ONCE(v->wake_due[0]))
 		window();
 	GUEST_DONE();
 }
