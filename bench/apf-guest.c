@@ -57,6 +57,7 @@ static void sample(struct apf_vcpu *v, u64 i, u64 now)
 
 	if (v->taken == v->samples)
 		return;
+	((u32 *)v->access_to_ready)[v->taken] = now - v->out[i].accessed;
 	((u32 *)v->fault_to_ready)[v->taken] = now - v->out[i].t;
 	((u32 *)v->given_to_ready)[v->taken++] = (s64)(now - given) > 0 ? now - given : 0;
 }
@@ -148,6 +149,7 @@ void apf_guest_fault(struct ex_regs *regs)
 	v->announced++;
 	v->out[v->nr_out].token = token;
 	v->out[v->nr_out].page = v->touching;
+	v->out[v->nr_out].accessed = v->accessed;
 	v->out[v->nr_out++].t = rdtsc();
 	regs->rip = regs->r11;
 }
@@ -158,6 +160,7 @@ static bool touch(struct apf_vcpu *v, u64 page, u64 *value)
 	u64 skipped;
 
 	v->touching = page;
+	v->accessed = rdtsc();
 	asm volatile("lea 1f(%%rip), %%r11\n\t"
 		     "mov (%[p]), %[v]\n\t"
 		     "xor %%r11d, %%r11d\n"

@@ -85,8 +85,9 @@ struct apf_vcpu {
 	u64 every;		/* one of these in so many turns */
 	u64 area[2];		/* GVA, GPA of two areas */
 	u64 area_gpa[2];
-	u64 samples;		/* room in both buffers, GVA of u32[] */
-	u64 fault_to_ready;	/* #PF to the interrupt's handler, ticks */
+	u64 samples;		/* room in each of the buffers, GVA of u32[] */
+	u64 access_to_ready;	/* the access that faults to the interrupt's handler, ticks */
+	u64 fault_to_ready;	/* #PF to the handler */
 	u64 given_to_ready;	/* the page's arrival to the handler, ticks */
 	u64 given;		/* GVA of u64[nr_pages]: TSC when the host gave it */
 
@@ -115,11 +116,11 @@ struct apf_vcpu {
 	u64 nr_out;
 	struct {
 		u32 token, page;
-		u64 t;
+		u64 accessed, t;	/* TSC before the access, and in the #PF's handler */
 	} out[APF_MAX_OUT];
 	u64 nr_ready;
 	u32 ready_page[APF_MAX_OUT];
-	u64 touching;		/* the page */
+	u64 touching, accessed;	/* the page, and when */
 	u64 next;		/* the first one that was not touched in this round */
 	u64 round;
 	u64 logged;		/* dirty pages of the areas' memslot are logged */

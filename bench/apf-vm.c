@@ -376,6 +376,8 @@ static void vcpu_setup(struct apf_vm *a, unsigned int i, struct apf_vcpu *g)
 	g->samples = c->samples;
 	v->given = guest_alloc(a->vm, c->pages * sizeof(u64), &g->given);
 	if (c->samples) {
+		v->access_to_ready = guest_alloc(a->vm, c->samples * sizeof(u32),
+						 &g->access_to_ready);
 		v->fault_to_ready = guest_alloc(a->vm, c->samples * sizeof(u32),
 						&g->fault_to_ready);
 		v->given_to_ready = guest_alloc(a->vm, c->samples * sizeof(u32),
@@ -408,7 +410,7 @@ void apf_vm_create(struct apf_vm *a, const struct apf_setup *cfg)
 	if (!a->cfg.stall_ms)
 		a->cfg.stall_ms = host_cpu_is_intel ? STALL_INTEL_MS : STALL_AMD_MS;
 	sigaction(POST_SIGNAL, &sa, NULL);
-	room = cfg->nr_vcpus * (cfg->pages * 8 + cfg->samples * 8) / PAGE_SIZE + 64;
+	room = cfg->nr_vcpus * (cfg->pages * 8 + cfg->samples * 12) / PAGE_SIZE + 64;
 	a->vm = __vm_create(VM_SHAPE_DEFAULT, cfg->nr_vcpus, room);
 	if (cfg->dirty_ring)
 		vm_enable_dirty_ring(a->vm, cfg->dirty_ring);

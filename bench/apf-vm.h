@@ -50,7 +50,7 @@ struct apf_host_vcpu {
 	struct kvm_x86_state *fresh;	/* with APF_DO_RESET, _INIT: as it was at the start */
 	struct kvm_lapic_state lapic;
 	u64 *given;
-	u32 *fault_to_ready, *given_to_ready;
+	u32 *access_to_ready, *fault_to_ready, *given_to_ready;
 	u64 round;
 	pthread_t thread;
 	bool ended;

@@ -22,8 +22,8 @@ static const char help[] =
 "apf: a vCPU touches pages that are not there (userfaultfd gives them later) and\n"
 "goes on meanwhile; each asynchronous page fault is a token that comes back with\n"
 "an interrupt when the page is ready.  Counts VM-Exits and IPIs per event; times,\n"
-"in guest TSC ticks, from the fault and from the giving of the page to the\n"
-"handler's entry.\n"
+"in guest TSC ticks, from the access, from the #PF and from the giving of the\n"
+"page to the handler's entry.\n"
 "\n"
 "  --outstanding N  events at once, 1 to 64 (default 1)\n"
 "  --target T       while it waits the vCPU does: compute or hlt (default compute)\n"
@@ -194,6 +194,7 @@ int apf_run(void)
 	apf_vm_tell_wrong(&a);
 	o.stalled = a.stalled;
 	o.ticks = a.v[0].g->t_end - a.v[0].g->t_start;
+	o.access_to_ready = distribution_of(a.v[0].access_to_ready, a.v[0].g->taken);
 	o.fault_to_ready = distribution_of(a.v[0].fault_to_ready, a.v[0].g->taken);
 	o.given_to_ready = distribution_of(a.v[0].given_to_ready, a.v[0].g->taken);
 	ok = o.n.announced && !o.n.lost && !o.n.doubled && !o.n.wrong;

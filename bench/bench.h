@@ -139,7 +139,7 @@ struct apf_outcome {
 	struct apf_count n;
 	u64 stalled;
 	u64 ticks;			/* of the guest's TSC, all rounds */
-	struct distribution fault_to_ready, given_to_ready;
+	struct distribution access_to_ready, fault_to_ready, given_to_ready;
 	struct vcpu_stats stats;
 	struct irq_counts irq;
 	long long kick_ipi_traced;

@@ -30,7 +30,7 @@ FORMS = ("exit", "exit-fastpath", "ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt",
          "kick-plain-exits", "kick-request-exits", "kick-wait")
 VARIANTS = ("stock", "s4", "patched")
 REPEATS = ("avic", "vmx")       # labs whose ticks are not those of the machine below
-APF_TIMES = ("fault-ready p50", "p99", "given-ready p50", "events/Mtick")
+APF_TIMES = ("access-ready p50", "p99", "#PF-ready p50", "given-ready p50", "events/Mtick")
 TIMES = ("p50", "p99", "max", "send", "posts/Mtick")
 
 
