@@ -154,20 +154,11 @@ void apf_guest_fault(struct ex_regs *regs)
 	regs->rip = regs->r11;
 }
 
-/* False: announced, and skipped by apf_guest_fault(). */
 static bool touch(struct apf_vcpu *v, u64 page, u64 *value)
 {
-	u64 skipped;
-
 	v->touching = page;
 	v->accessed = rdtsc();
-	asm volatile("lea 1f(%%rip), %%r11\n\t"
-		     "mov (%[p]), %[v]\n\t"
-		     "xor %%r11d, %%r11d\n"
-		     "1: mov %%r11, %[s]"
-		     : [v] "=&r" (*value), [s] "=r" (skipped)
-		     : [p] "r" (v->pages + page * PAGE_SIZE) : "r11", "memory");
-	return !skipped;
+	return apf_touch(v->pages + page * PAGE_SIZE, value);
 }
 
 /* The area is not in use any more, and what was sent there was taken. */

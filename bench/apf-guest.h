@@ -67,6 +67,23 @@ static inline void apf_ask(u32 what)
 	asm volatile("outl %0, %w1" : : "a"(what), "d"(APF_PORT) : "memory");
 }
 
+/*
+ * Reads one word of a page.  False: the page is not there, and the #PF that announces it,
+ * whose handler goes on at regs->r11, has skipped the access.
+ */
+static inline bool apf_touch(u64 gva, u64 *value)
+{
+	u64 skipped;
+
+	asm volatile("lea 1f(%%rip), %%r11\n\t"
+		     "mov (%[p]), %[v]\n\t"
+		     "xor %%r11d, %%r11d\n"
+		     "1: mov %%r11, %[s]"
+		     : [v] "=&r" (*value), [s] "=r" (skipped)
+		     : [p] "r" (gva) : "r11", "memory");
+	return !skipped;
+}
+
 /* struct kvm_vcpu_pv_apf_data */
 struct apf_area {
 	u32 flags;

@@ -65,20 +65,13 @@ void apf_abi_fault(struct ex_regs *regs)
 	regs->rip = regs->r11;
 }
 
-/* False: announced, and skipped by apf_abi_fault(). */
 static bool touch(u64 page)
 {
-	u64 skipped, value;
+	u64 value;
+	bool there = apf_touch(me()->pages + page * PAGE_SIZE, &value);
 
-	asm volatile("lea 1f(%%rip), %%r11\n\t"
-		     "mov (%[p]), %[v]\n\t"
-		     "xor %%r11d, %%r11d\n"
-		     "1: mov %%r11, %[s]"
-		     : [v] "=&r" (value), [s] "=r" (skipped)
-		     : [p] "r" (me()->pages + page * PAGE_SIZE) : "r11", "memory");
-	if (!skipped)
-		CHECK(value == apf_page_value(page, 0));
-	return !skipped;
+	CHECK(!there || value == apf_page_value(page, 0));
+	return there;
 }
 
 static bool comes(u32 *count, u32 before)

@@ -148,20 +148,13 @@ void apf_vmm_early(struct ex_regs *regs)
 	apf_vmm->early++;
 }
 
-/* False: announced, and skipped by apf_vmm_fault(). */
 static bool touch(u64 page)
 {
-	u64 skipped, value;
+	u64 value;
+	bool there = apf_touch(me()->pages + page * PAGE_SIZE, &value);
 
-	asm volatile("lea 1f(%%rip), %%r11\n\t"
-		     "mov (%[p]), %[v]\n\t"
-		     "xor %%r11d, %%r11d\n"
-		     "1: mov %%r11, %[s]"
-		     : [v] "=&r" (value), [s] "=r" (skipped)
-		     : [p] "r" (me()->pages + page * PAGE_SIZE) : "r11", "memory");
-	if (!skipped)
-		CHECK(value == apf_page_value(page, 0));
-	return !skipped;
+	CHECK(!there || value == apf_page_value(page, 0));
+	return there;
 }
 
 static void on(u64 i)
@@ -455,20 +448,14 @@ void apf_vmm_storm_nmi(struct ex_regs *regs)
 {
 	struct apf_area *a = area();
 	u32 flags = READ_ONCE(a->flags);
-	u64 cr2, skipped, value;
+	u64 cr2, value;
 
 	(void)regs;
 	asm volatile("mov %%cr2, %0" : "=r"(cr2));
 	WRITE_ONCE(a->flags, 0);
 	apf_vmm->nmis++;
 	apf_vmm->between += !!flags;
-	asm volatile("lea 1f(%%rip), %%r11\n\t"
-		     "mov (%[p]), %[v]\n\t"
-		     "xor %%r11d, %%r11d\n"
-		     "1: mov %%r11, %[s]"
-		     : [v] "=&r" (value), [s] "=r" (skipped)
-		     : [p] "r" (VMM_HOLE_GVA) : "r11", "memory");
-	apf_vmm->misread += !skipped;
+	apf_vmm->misread += apf_touch(VMM_HOLE_GVA, &value);
 	WRITE_ONCE(a->flags, flags);
 	WRITE_ONCE(apf_vmm->nmis_done, apf_vmm->nmis_done + 1);
 	asm volatile("mov %0, %%cr2" :: "r"(cr2));
