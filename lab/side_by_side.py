@@ -30,8 +30,9 @@ def unordered(function, jobs, at_once):
 
 
 def run(function, jobs, at_once):
-    """[function(*job) for each of @jobs], @at_once of them at a time."""
-    if len(jobs) == 1:
+    """[function(*job) for each of @jobs], @at_once of them at a time; one after the other in a
+    process that is of such a run itself."""
+    if len(jobs) == 1 or multiprocessing.current_process().daemon:
         return [function(*jobs[0])]
     with processes(at_once) as pool:
         results = pool.map(guarded, [(function, job) for job in jobs], chunksize=1)

@@ -41,8 +41,8 @@ LABS = {
 # only tests that were seen to end in seconds (vmx), by the names of all bases. The full form's
 # table has all.
 SLOW = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test",
-        "kvm_page_table_test", "max_guest_memory_test", "memslot_modification_stress_test",
-        "memslot_perf_test", "rseq_test", "set_memory_region_test"}
+        "kvm_create_max_vcpus", "kvm_page_table_test", "max_guest_memory_test", "memslot_modification_stress_test",
+        "memslot_perf_test", "recalc_apic_map_test", "rseq_test", "set_memory_region_test"}
 FAST_VMX = {"amx_test", "coalesced_io_test", "cpuid_test", "cr4_cpuid_sync_test", "debug_regs",
             "exit_on_emulation_failure_test", "fix_hypercall_test", "get_msr_index_features",
             "guest_print_test", "kvm_pv_test", "nested_close_kvm_test", "nested_dirty_log_test",
@@ -94,6 +94,7 @@ class Boot:
     def __init__(self, where, names, seconds):
         self.where, self.names, self.seconds = where, names, seconds
         self.found, self.why, self.now = {}, {}, None
+        self.began, self.took = 0, {}
 
     def script(self):
         return "\n".join([
@@ -111,13 +112,14 @@ class Boot:
     def line(self, text):
         word, _, rest = text.partition(" ")
         if word == "BEGIN":
-            self.now = rest
+            self.now, self.began = rest, time.time()
         elif word == "WHY" and self.now:
             self.why[self.now] = rest.strip()
         elif word == "END":
             name, status = rest.split()
             self.found[name] = STATUS.get(int(status), f"fail {status}")
             self.now = None
+            self.took[name] = time.time() - self.began
 
 
 def run_tests(build, where, variant, names, path, seconds=None):
@@ -138,7 +140,9 @@ def run_tests(build, where, variant, names, path, seconds=None):
             log.rename(log.with_name(f"{log.stem}-{boot.now}.log"))
         found.update(boot.found)
         why.update(boot.why)
-        say(f"{where}, {variant}: {len(found)} of {len(names)} tests")
+        longest = sorted(boot.took, key=boot.took.get)[-3:]
+        say(f"{where}, {variant}: {len(found)} of {len(names)} tests; the longest: "
+            + ", ".join(f"{name} {boot.took[name]:.0f} s" for name in longest))
         left = [name for name in left if name not in found]
     return found, why
 
