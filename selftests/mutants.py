@@ -55,6 +55,8 @@ DYNAMIC = {"vmx": {
     "elide-wait": ("", "lost_kick_test -d 1000 -n 20000 -c wait-kick", r"unfinished [1-9]"),
     "no-vmfail-write": ("", "vm_fail_test -d 1000 -n 300 -c 'VM-Fail on entry'", r"not ok"),
     "bailout-leaves-entering": ("", "vm_fail_test -d 1000 -n 300 -c 'broken off'", r"not ok"),
+    "nested-entering": ("", "nested_posted_test -d 1000 -n 6000 -c 'posted to L2'",
+                        r"(?:late|stalled) [1-9]"),
     "stale-in-guest": ("", "lifecycle_test -d 1000 -n 2 -c 'create, run, destroy'", r"stale_flag [1-9]"),
     "apf-overwrite": ("", "apf_test -d 1000 -n 42000 -c 'many at once'", r"lost [1-9]"),
     "apf-ack-sends-nothing": ("", "apf_test -d 1000 -n 42000 -c 'many at once'", r"lost [1-9]"),
@@ -79,6 +81,9 @@ DYNAMIC = {"vmx": {
     "apf-vector-kept": ("", "apf_vmm_test -d 60 -c 'after INIT'", r"not ok"),
     "apf-shared-workqueue": ("", "apf_many_test -d 60", r"not ok"),
 }, "avic": {
+    "apf-ack-hidden": ("", "apf_abi_test -c hidden", r"not ok"),
+    # Also the one of the svm lab, by a VM that moves
+    "apf-page-not-logged": ("", "apf_migrate_test -d 1000 -n 24 -c 'live, one'", r"(?:lost|stalled) [1-9]"),
     "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 80000 -c exits",
                          r"(?:late|lost|stalled) [1-9]"),
     "no-guest-write-svm": ("", "lost_interrupt_test -d 1000 -n 4000 -c exits",
