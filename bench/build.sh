@@ -4,7 +4,12 @@
 # selftests library: kvm-mode-bench, with --stress the project's stress tests,
 # with --selftests the kernel's own. Called by the top Makefile; KERNEL_TREE
 # itself is not written to.
+#
+#   build.sh [--stress | --selftests] KERNEL_TREE OUTDIR
 set -euo pipefail
+
+# shellcheck source=scripts/help.sh
+. "$(dirname "$0")/../scripts/help.sh"
 
 usage()
 {

@@ -6,6 +6,9 @@
 # installed.  Called by the Makefile.
 set -euo pipefail
 
+# shellcheck source=scripts/help.sh
+. "$(dirname "$0")/../../scripts/help.sh"
+
 suite=bookworm
 
 die()

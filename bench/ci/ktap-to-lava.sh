@@ -10,6 +10,9 @@
 # shellcheck disable=SC2086
 set -uf
 
+# Alone, in the kit: no scripts/help.sh there
+[ "${1-}" != --help ] || { sed -n 's/^# \(usage: .*\)/\1/p' "$0"; exit 0; }
+
 # hand_over CASE ARGUMENT...
 hand_over()
 {

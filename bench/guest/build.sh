@@ -4,6 +4,9 @@
 # package IMAGE, and an initramfs with the benchmarks. Called by the Makefile.
 set -euo pipefail
 
+# shellcheck source=scripts/help.sh
+. "$(dirname "$0")/../../scripts/help.sh"
+
 here=$(dirname "$0")
 image=$1 out=$2
 new=$out.new

@@ -5,6 +5,9 @@
 # The BIOS images are not built: fetch.sh gets Debian's (the tarball lacks them).
 set -euo pipefail
 
+# shellcheck source=scripts/help.sh
+. "$(dirname "$0")/../../scripts/help.sh"
+
 here=$(cd "$(dirname "$0")" && pwd)
 
 die()

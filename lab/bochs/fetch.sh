@@ -6,6 +6,9 @@
 # Mirror and keyring are the host's. What is there and whole is not fetched again.
 set -euo pipefail
 
+# shellcheck source=scripts/help.sh
+. "$(dirname "$0")/../../scripts/help.sh"
+
 suite=trixie
 tarball=bochs_3.0+dfsg.orig.tar.xz
 

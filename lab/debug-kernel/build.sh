@@ -3,7 +3,12 @@
 # Builds a debug kernel for L1 in the svm lab, from the base's source, in the
 # layout of an unpacked linux-image package.  Called by the top Makefile for
 # `make debug-kernel`; scripts/build-modules then builds KVM against OUT/build.
+#
+#   build.sh kasan|kcsan SOURCE OUT
 set -euo pipefail
+
+# shellcheck source=scripts/help.sh
+. "$(dirname "$0")/../../scripts/help.sh"
 
 usage()
 {

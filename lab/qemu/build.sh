@@ -4,7 +4,12 @@
 # into OUTDIR, in the layout of fetch.sh, whose firmware (SHARE) it takes.  Called
 # by the Makefile for `make qemu`, about 4 minutes on 2 CPUs.  Meson, of which
 # QEMU wants a newer one than Debian 12 has, comes from trixie too, unpacked.
+#
+#   build.sh DOWNLOADS SHARE OUTDIR
 set -euo pipefail
+
+# shellcheck source=scripts/help.sh
+. "$(dirname "$0")/../../scripts/help.sh"
 
 here=$(cd "$(dirname "$0")" && pwd)
 

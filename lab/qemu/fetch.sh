@@ -10,7 +10,12 @@
 # patching has taken back, i.e. a stale translation.  With 10.0 it is rare;
 # patches/0004 mends what is left of it there.  Hence the oldest version of which
 # that is known.
+#
+#   fetch.sh DOWNLOADS OUTDIR
 set -euo pipefail
+
+# shellcheck source=scripts/help.sh
+. "$(dirname "$0")/../../scripts/help.sh"
 
 minimum=10.0
 packages=(qemu-system-x86 qemu-system-data seabios)

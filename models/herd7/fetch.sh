@@ -8,6 +8,9 @@
 # host, and needs no package that a Debian with apt lacks.
 set -euo pipefail
 
+# shellcheck source=scripts/help.sh
+. "$(dirname "$0")/../../scripts/help.sh"
+
 suites=(forky sid)
 
 die() {

@@ -6,6 +6,7 @@
 # usage: reload_test.sh [-n RELOADS] [-c CASE]	(-d and -s, as other tests have them, say nothing here)
 # shellcheck shell=dash
 set -u
+[ "${1-}" != --help ] || { sed -n 's/^# \(usage: .*\)/\1/p' "$0"; exit 0; }
 reloads=5
 case=
 while getopts n:c:d:s: option; do
