@@ -5,10 +5,8 @@ Called by run.py.
 The svm lab runs with -icount, where time is instructions: a vCPU that computes without pause
 beside three busy CPUs on a machine of two would show the machine's scheduler. Unbound work is
 kept off the vCPU's CPU in L1, as on hosts that set CPUs aside for vCPUs."""
-import ktap
-import latency
-import posts
-from variants import Switcher
+from bench import ktap, latency, posts
+from bench.variants import Switcher
 
 LABS = {"svm": {"extra": "--delay 400000 --stall 20000", "icount": True},
         "avic": {"extra": "", "icount": False},

@@ -12,12 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import report  # noqa: E402  (makes the labs' modules known)
-import ktap  # noqa: E402
-import latency  # noqa: E402
-import posts  # noqa: E402
-from progress import align  # noqa: E402
+sys.path[0] = str(Path(__file__).resolve().parents[1])     # the packages
+from bench import ktap, latency, posts, report
+from bench.progress import align
 
 PER_POST = ("notify_sent", "notify_spurious", "kick_ipi_sent", "exits")
 

@@ -19,9 +19,9 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
-import lab  # noqa: E402
-from progress import align, say  # noqa: E402
+sys.path[0] = str(ROOT)     # the packages
+from bench.progress import align, say
+from lab import lab
 
 VARIANTS = ("stock", "patched")
 MODULES = {"kvm": "kvm.ko", "kvm_amd": "kvm-amd.ko"}

@@ -12,12 +12,9 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
-import report  # noqa: E402  (makes the labs' modules known)
-import apf  # noqa: E402
-import limits  # noqa: E402
-import posts  # noqa: E402
-from progress import align  # noqa: E402
+sys.path[0] = str(ROOT)     # the packages
+from bench import apf, limits, posts, report
+from bench.progress import align
 
 WIDTH = 72
 VARIANTS = ("stock", "patched")

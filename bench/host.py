@@ -8,11 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import environment
-import latency
-import posts as posting
-from progress import Cells
-from variants import PARAMETERS, VARIANTS, Switcher
+from bench import environment, latency, posts as posting
+from bench.progress import Cells
+from bench.variants import PARAMETERS, Switcher, VARIANTS
 
 EXTRA = "--gap 0:40000 --exit-gap 20000"
 POSTS = 20000

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """A second opinion on what an exit costs: the svm lab's emulator with -icount, where the TSC
 counts instructions, as the vmx lab's does always. One boot of L1 of its own. Called by run.py."""
-import latency
+from bench import latency
 
 LABS = ("svm",)
 ROUNDS = latency.ROUNDS

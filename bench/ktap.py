@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""KTAP, the kernel's test format (Documentation/dev-tools/ktap.rst), for the runners: used by
-run.py, compare.py, and by stress.py, mutants.py, kvm_selftests.py and check.py of selftests.
+"""KTAP, the kernel's test format (Documentation/dev-tools/ktap.rst), for the runners.
 A result line's data has counts as "name number" words; other figures are lines "# name number
 unit" ahead of it. bench/ci/ktap-to-lava.sh takes both apart."""
 import contextlib

@@ -9,10 +9,10 @@ them, between which the true one lies with a confidence of 1 - 2^(1 - rounds).""
 import math
 import statistics
 
-import ktap
-import lab
-from progress import Cells, say
-from variants import VARIANTS, Switcher
+from bench import ktap
+from bench.progress import Cells, say
+from bench.variants import Switcher, VARIANTS
+from lab import lab
 
 ROUNDS = 6
 

@@ -3,9 +3,7 @@
 and whether anything is lost; the full one has every lab, variant, workload, round and tool."""
 from typing import NamedTuple
 
-import apf
-import latency
-import posts
+from bench import apf, latency, posts
 
 QUICK_LATENCIES = ("exit", "exit-fastpath", "window", "window-fastpath", "ipi", "ipi-exits", "ipi-hlt",
                    "kick-signal", "kick-plain-exits", "kick-request-exits")

@@ -4,11 +4,10 @@ comparison, the table. Called by run.py, and by the tests through run_lab()."""
 import shlex
 from typing import NamedTuple
 
-import environment
-import ktap
-import lab
-from progress import Cells, align, clock, say
-from variants import VARIANTS as KVMS, Switcher
+from bench import environment, ktap
+from bench.progress import align, Cells, clock, say
+from bench.variants import Switcher, VARIANTS as KVMS
+from lab import lab
 
 VARIANTS = ("stock", "patched", "patched_off")      # what the tests compare
 BAD = ("lost", "late", "doubled", "stalled")

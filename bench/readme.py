@@ -14,14 +14,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
-import report  # noqa: E402  (makes the labs' modules known)
-import apf  # noqa: E402
-import latency  # noqa: E402
-import plan  # noqa: E402
-import picture  # noqa: E402
-import posts  # noqa: E402
-from progress import align  # noqa: E402
+sys.path[0] = str(ROOT)     # the packages
+from bench import apf, latency, picture, plan, posts, report
+from bench.progress import align
 
 README, TABLES = ROOT / "README.md", ROOT / "docs/results.md"
 PICTURE, KEPT = ROOT / "docs/results.svg", ROOT / "docs/results.json"

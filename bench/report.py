@@ -16,15 +16,9 @@ except ImportError:     # another python3 ahead of Debian's in PATH
     import jsonschema
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "lab"))
-import apf  # noqa: E402
-import charts  # noqa: E402
-import latency  # noqa: E402
-import limits  # noqa: E402
-import picture  # noqa: E402
-import posts  # noqa: E402
-import scaling  # noqa: E402
-from variants import VARIANTS  # noqa: E402
+sys.path[0] = str(ROOT)     # the packages
+from bench import apf, charts, latency, limits, picture, posts, scaling
+from bench.variants import VARIANTS
 
 Invalid = jsonschema.ValidationError
 FORMAT = 2                  # of results.json, see the schema

@@ -20,25 +20,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "lab"))
-import emulators  # noqa: E402
-import lab  # noqa: E402
-import side_by_side  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import apf  # noqa: E402
-import environment  # noqa: E402
-import host  # noqa: E402
-import instructions  # noqa: E402
-import ktap  # noqa: E402
-import latency  # noqa: E402
-import plan  # noqa: E402
-import posts  # noqa: E402
-import report  # noqa: E402
-import scaling  # noqa: E402
-from guest import whole_vm  # noqa: E402
-from progress import align, say  # noqa: E402
-from rt import scheduling  # noqa: E402
+sys.path[0] = str(ROOT)     # the packages
+from bench import apf, environment, host, instructions, ktap, latency, plan, posts, report, scaling
+from bench.guest import whole_vm
+from bench.progress import align, say
+from bench.rt import scheduling
+from lab import emulators, lab, side_by_side
 
 # key in results.json: who runs it in L1, and what it is
 OTHERS = {

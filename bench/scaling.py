@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """How the spurious rate and the sender's cost grow with the number of vCPUs that post to one:
 the `exits` workload with 1, 3, 7 and 15 senders, in one boot of a large L1. Called by run.py."""
-import latency
-import posts
-from variants import Switcher
+from bench import latency, posts
+from bench.variants import Switcher
 
 LABS = ("vmx",)                 # where a tick is worth something with more CPUs than the machine's
 VCPUS = (2, 4, 8, 16)

@@ -7,8 +7,8 @@ import shutil
 import struct
 from pathlib import Path
 
-import monitor
-from vmlinux import KernelError, flat_file
+from lab import monitor
+from lab.vmlinux import flat_file, KernelError
 
 # tsc=reliable: both emulators have one TSC for all CPUs. Linux's watchdog, on a busy machine,
 # calls it unstable all the same (QEMU: "skewed 3290941 ns"), and then KVM no longer keeps the

@@ -24,11 +24,10 @@ import tty
 from collections import deque
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import base_warnings  # noqa: E402
-from emulators import EMULATORS, LabError, find_one  # noqa: E402
-from mkinitramfs import small_cpio  # noqa: E402
-import monitor  # noqa: E402
+sys.path[0] = str(Path(__file__).resolve().parents[1])     # the packages
+from lab import base_warnings, monitor
+from lab.emulators import EMULATORS, find_one, LabError
+from lab.mkinitramfs import small_cpio
 
 EXIT_WARNED = 123
 EXIT_WATCHDOG = 124

@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from mkinitramfs import BuildError, Cpio, add_extra, add_root, write_whole  # noqa: E402
+sys.path[0] = str(Path(__file__).resolve().parents[1])     # the packages
+from lab.mkinitramfs import add_extra, add_root, BuildError, Cpio, write_whole
 
 
 def libraries(program):

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs of a lab beside each other, each in a process of its own: for the vmx lab, whose
 emulator has one thread and whose results do not depend on the machine's load. Ctrl-C and
-SIGTERM end them all, emulators included. Used by bench/run.py, selftests/kvm_selftests.py and
-selftests/check.py."""
+SIGTERM end them all, emulators included."""
 import multiprocessing
 import os
 import signal

@@ -19,7 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from disassembly import Layout, Program, Walker, run
+sys.path[0] = str(Path(__file__).resolve().parents[1])     # the packages
+from selftests.disassembly import Layout, Program, run, Walker
 
 RUN, SYNC = "call __SCT__kvm_x86_vcpu_run", "call __SCT__kvm_x86_sync_pir_to_irr"
 ELIDE, SHOULD_KICK = "call kvm_arch_elide_kick", "call kvm_arch_vcpu_should_kick"

@@ -21,10 +21,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
-import ktap  # noqa: E402
-import lab  # noqa: E402
-import side_by_side  # noqa: E402
+sys.path[0] = str(ROOT)     # the packages
+from bench import ktap
+from lab import lab, side_by_side
 
 VARIANTS = ("stock", "patched")
 AGAIN = 3                   # more runs of a test that differs
@@ -40,8 +39,8 @@ LABS = {
 # The quick form leaves out tests that were seen to take longer on stock (svm), and takes
 # only tests that were seen to end in seconds (vmx), by the names of all bases. The full form's
 # table has all.
-SLOW = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test",
-        "kvm_create_max_vcpus", "kvm_page_table_test", "max_guest_memory_test", "memslot_modification_stress_test",
+SLOW = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test", "kvm_create_max_vcpus",
+        "kvm_page_table_test", "max_guest_memory_test", "memslot_modification_stress_test",
         "memslot_perf_test", "recalc_apic_map_test", "rseq_test", "set_memory_region_test"}
 FAST_VMX = {"amx_test", "coalesced_io_test", "cpuid_test", "cr4_cpuid_sync_test", "debug_regs",
             "exit_on_emulation_failure_test", "fix_hypercall_test", "get_msr_index_features",

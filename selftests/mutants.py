@@ -18,13 +18,17 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench"), str(ROOT / "selftests")]
-import ktap  # noqa: E402
-import lab  # noqa: E402
+sys.path[0] = str(ROOT)     # the packages
+from bench import ktap
+from lab import lab
+from selftests.project import Project
 
 ASM = ("vmx/vmenter.o", "svm/vmenter.o")
 X86, MAIN = ("x86.o",), ("../../../virt/kvm/kvm_main.o",)
 VMX, SVM = ("vmx/vmx.o",), ("svm/svm.o",)
+
+# No fault, but a wider window: for test_remainder of checks/interrupts.py.
+GAP_PROBE = "widen-gap"
 
 # mutant: objects to build, check that has to fail (None: entry-asm.py)
 STATIC = {
@@ -114,12 +118,6 @@ def caught_statically(project, tree, mutant):
     return found[0] if found else None
 
 
-def patch_file(base, mutant):
-    """A base whose code around the fault differs has its own patch, to the same effect."""
-    own = ROOT / f"selftests/mutants/{base}/{mutant}.patch"
-    return own if own.exists() else ROOT / f"selftests/mutants/{mutant}.patch"
-
-
 class MutantTree:
     """One patched tree; mutants are put in and taken out, so that builds stay short."""
 
@@ -127,7 +125,7 @@ class MutantTree:
         self.project, self.tree, self.now = project, project.tree(name), None
 
     def patch(self, mutant, *options):
-        with open(patch_file(self.project.base, mutant)) as file:
+        with open(self.project.patch_file(mutant)) as file:
             done = subprocess.run(["patch", "-p1", "--fuzz=0", "--batch",
                                    "--no-backup-if-mismatch", *options, "-d", self.tree],
                                   stdin=file, capture_output=True, text=True)
@@ -215,7 +213,6 @@ def table(rows):
 
 
 def main():
-    import check    # its Project; check imports this module as well
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--build", default="build")
@@ -225,7 +222,7 @@ def main():
     args.add_argument("--ktap", action="store_true", help="KTAP instead of the table")
     args = args.parse_args()
     with ktap.instead(args.ktap):
-        rows = run(check.Project(args), args.static, args.only)
+        rows = run(Project(args), args.static, args.only)
     if args.ktap:
         seen = sum(args.only in mutant for mutant in STATIC)
         where = ["in the machine code"] * seen + ["by a stress test"] * (len(rows) - seen)

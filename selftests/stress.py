@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "bench")]
-import ktap  # noqa: E402
-import lab  # noqa: E402
-import stress_tests  # noqa: E402
-from emulators import EMULATORS  # noqa: E402
+sys.path[0] = str(ROOT)     # the packages
+from bench import ktap
+from lab import lab
+from lab.emulators import EMULATORS
+from selftests import stress_tests
 
 PLACES = (*EMULATORS, "host")
 

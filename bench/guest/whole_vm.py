@@ -5,8 +5,8 @@ latency.py summarizes. In the svm lab; in the vmx lab one boot of L2 takes too l
 run.py."""
 from pathlib import Path
 
-import latency
-from variants import Switcher
+from bench import latency
+from bench.variants import Switcher
 
 LABS = ("svm",)
 COMPARED = ("stock", "patched")

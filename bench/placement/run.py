@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent / "lab")]
-from progress import align  # noqa: E402
+sys.path[0] = str(Path(__file__).resolve().parents[2])     # the packages
+from bench.progress import align
 
 FLAG, LINE = "execution_mode", 64
 GAPS = (1, 4000)            # iterations between two posts: without pause; some 2 us

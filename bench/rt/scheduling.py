@@ -4,8 +4,8 @@ by rt-tests: cyclictest on the CPU of the vCPU, and the time that hackbench take
 and the runs in the form that latency.py summarizes. Called by run.py."""
 from pathlib import Path
 
-import latency
-from variants import Switcher
+from bench import latency
+from bench.variants import Switcher
 
 COMPARED = ("stock", "patched")
 ROUNDS = 6

@@ -15,9 +15,9 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT / "lab"), str(ROOT / "selftests")]
-import lab  # noqa: E402
-import stress_tests  # noqa: E402
+sys.path[0] = str(ROOT)     # the packages
+from lab import lab
+from selftests import stress_tests
 
 REPORT = re.compile(r"(BUG: (?:KASAN|KCSAN|sleeping|scheduling|spinlock)|WARNING: |"
                     r"possible (?:recursive locking|circular locking)|INFO: |ODEBUG)")

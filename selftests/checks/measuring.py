@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The benchmarks: what they measure, and what becomes of their results."""
+import json
+import os
+
+from bench import latency, report
+from selftests.project import command, need, ROOT, WITHOUT_KVM
+
+
+def small_bench(project, name):
+    """`make bench FULL=1` for the vmx lab, small: (results, what it said failed)"""
+    out = project.work / name
+    status, text = command("bench/run.py", "--build", project.build, "--full", "--labs", "vmx", "--posts",
+                           3000, "--workloads", "exits", "--rounds", 1, "--no-scaling",
+                           "--variants", "stock patched patched_off", "--out", out)
+    # With so few posts a bound of the comparison may be missed.
+    need(status in (0, 1), f"status {status}: {text[-2000:]}")
+    failed = [line for line in text.splitlines() if line.startswith("FAILED")]
+    return json.loads((out / "results.json").read_text()), failed
+
+
+def test_measuring(project):
+    """vmx lab: senders see the guest for less long; exits cost the same"""
+    results, failed = small_bench(project, "bench-1")
+    need(not [x for x in failed if "lost" in x or "late" in x], "\n".join(failed))
+    forms = results["labs"]["vmx"]["latency"]
+    seen = {v: e["window"] for v, e in forms["window"].items()}
+    after = {v: w["after_exit_p50"] for v, w in seen.items()}
+    need(min(w["watched"] for w in seen.values()) > 0, f"nothing watched: {seen}")
+    need(after["patched"] * 4 < after["stock"], f"seen in the guest after an exit: {after}")
+    # The same modules, told to go by the run-loop mode: the measurement must notice.
+    need(after["patched_off"] > 0.8 * after["stock"], f"precise_notify off: {after}")
+    fast = {v: e["window"] for v, e in forms["window-fastpath"].items()}
+    need(fast["stock"]["unseen"] == fast["stock"]["watched"] > 0, f"stock, fastpath: {fast}")
+    need(fast["patched"]["unseen"] == 0 < fast["patched"]["watched"], f"fastpath: {fast}")
+    beside = results["labs"]["vmx"]["scheduling"]
+    exits = {form: [run["exits"] for run in beside[form]["patched"]["runs"]] for form in beside}
+    need(all(min(n) > 0 or form.endswith("-idle") for form, n in exits.items()),
+         f"no guest ran beside rt-tests: {exits}")
+    for form in ("exit", "exit-fastpath"):
+        cost = latency.ratio(forms[form]["patched"], forms[form]["stock"])[0]
+        need(cost < 1.01, f"{form}: patched/stock {cost}")
+    # Stock forces none where preemption is lazy, as in 7.2: no IPI for its worker (docs/apf.md).
+    paged = {v: e["forced_exits"] for v, e in results["labs"]["vmx"]["apf"].items()}
+    need(paged["patched"] == 0 < paged["unbound"], f"forced exits: {paged}")
+    need(project.root or paged["stock"] > 0, f"forced exits: {paged}")
+    need(results["labs"]["vmx"]["memory_mib"] > 100, "the emulator's memory is not its own")
+    project.notes.append(f"seen in the guest after an exit, ticks: {after}")
+
+
+def test_compare(project):
+    """results are compared, a loss is named, a broken file refused; the page is whole"""
+    good = ROOT / "docs/results.json"
+    status, out = command("bench/compare.py", good, good)
+    need(status == 0 and "1.000 (1.000 to 1.000)" in out, f"status {status}: {out[-500:]}")
+    results = json.loads(good.read_text())
+    page = report.html(results)
+    shown = page.count("<svg")
+    need(shown == page.count("</svg>") > 10, f"{shown} pictures")
+    need("http://" not in page.replace("http://www.w3.org", ""), "the page loads something")
+    results["labs"]["vmx"]["workloads"]["exits"]["patched"]["late"] = 3
+    worse = project.work / "worse.json"
+    worse.write_text(json.dumps(results))
+    status, out = command("bench/compare.py", good, worse)
+    need(status == 1 and "late 3" in out, f"status {status}: {out[-500:]}")
+    del results["labs"]["vmx"]["workloads"]["exits"]["patched"]["exits"]
+    worse.write_text(json.dumps(results))
+    status, out = command("bench/compare.py", good, worse)
+    need(status == 2 and "'exits' is a required property" in out, f"status {status}: {out}")
+
+
+def test_readme(_project):
+    """README's figures are those of docs/results.json"""
+    status, out = command("bench/readme.py", "--check")
+    need(status == 0, out)
+
+
+def test_no_kvm(project):
+    """the benchmark on a host without KVM: what is missing, and a status of its own"""
+    need(os.geteuid() == 0, "needs root, to hide /dev")
+    for form in ((), ("--ktap",)):
+        status, out = command(*WITHOUT_KVM, "bench/run.py", "--build", project.build,
+                              "--labs", "host", *form)
+        need(status == 4 and "no /dev/kvm" in out, f"status {status}: {out}")
+        need("Traceback" not in out, out)
+        need(("1..0 # SKIP" in out) == bool(form), out)
