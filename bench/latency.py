@@ -10,6 +10,7 @@ import math
 import statistics
 
 from bench import ktap
+from bench.kept import Kept
 from bench.progress import Cells, say
 from bench.variants import Switcher, VARIANTS
 from lab import lab
@@ -109,10 +110,11 @@ def run_lab(name, build, forms=tuple(FORMS), variants=SHOWN, seed=1, rounds=ROUN
 def run_cells(name, build, text, what, wanted, variant, **options):
     """One boot of L1 with the KVM of @variant, in which @text is run. Returns the JSON behind
     each "CELL <words>" line, by its words; an error if there are not @wanted of them."""
-    collector = Cells(name, wanted)
-    say(f"{name} lab: boot, then {wanted} {what}")
-    options.setdefault("timeout", TIMEOUT)
-    result = lab.run(name, VARIANTS[variant][0], text, output=collector, build=build, **options)
+    options = {"timeout": TIMEOUT, "build": build, **options}
+    kept = Kept(name, text, VARIANTS[variant][0], **options)
+    collector = Cells(name, wanted, kept)
+    say(f"{name} lab: boot, then {collector.total} {what}" + kept.said())
+    result = lab.run(name, VARIANTS[variant][0], kept.text, output=collector, **options)
     missing = wanted - len(collector.cells)
     if missing:
         raise lab.LabError("\n".join([f"{name}: {missing} of {wanted} runs gave no result, "

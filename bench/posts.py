@@ -5,6 +5,7 @@ import shlex
 from typing import NamedTuple
 
 from bench import environment, ktap
+from bench.kept import Kept
 from bench.progress import align, Cells, clock, say
 from bench.variants import Switcher, VARIANTS as KVMS
 from lab import lab
@@ -51,14 +52,14 @@ def run_lab(name, build, workloads=WORKLOADS, variants=VARIANTS, posts=None, see
     """One boot of L1.  Returns ({workload: {variant: cell}}, lab.Result); the result's
     environment is what L1 said of itself."""
     setup = LABS[name]
-    collector = Cells(name, len(workloads) * len(variants))
-    say(f"{name} lab: boot, then {collector.total} runs"
+    options = {"timeout": setup["expect"] * 6, "build": build, "hang": setup["hang"], "log": log,
+               **options}
+    kept = Kept(name, script(workloads, variants, posts or setup["posts"], seed, setup["extra"],
+                             Switcher()), KVMS[variants[0]][0], **options)
+    collector = Cells(name, len(workloads) * len(variants), kept)
+    say(f"{name} lab: boot, then {collector.total} runs" + kept.said()
         + (f" (about {clock(setup['expect'])})" if posts is None else ""))
-    options.setdefault("timeout", setup["expect"] * 6)
-    result = lab.run(name, KVMS[variants[0]][0],
-                     script(workloads, variants, posts or setup["posts"], seed,
-                            setup["extra"], Switcher()),
-                     output=collector, build=build, hang=setup["hang"], log=log, **options)
+    result = lab.run(name, KVMS[variants[0]][0], kept.text, output=collector, **options)
     result.environment = environment.parse(collector.other)
     return arrange(name, collector, workloads, variants), result
 

@@ -32,9 +32,10 @@ class Cells:
     """Takes the output of a row of kvm-mode-bench runs apart: "CELL <words>" before each
     one, one line of JSON from each. Says which one runs and how long the rest may take."""
 
-    def __init__(self, name, total):
-        self.name, self.total = name, total
-        self.cells, self.key, self.other = {}, None, []
+    def __init__(self, name, total, kept=None):
+        self.name, self.kept, self.key, self.other = name, kept, None, []
+        self.cells = dict(kept.cells) if kept else {}
+        self.total = total - len(self.cells)
         self.count, self.last, self.begun, self.spoke = 0, 0.0, None, 0.0
 
     def __call__(self, line):
@@ -44,6 +45,8 @@ class Cells:
             self.next_cell()
         elif line.startswith("{"):
             self.cells[self.key] = json.loads(line)
+            if self.kept:
+                self.kept.store(self.key, self.cells[self.key])
         else:
             self.other.append(line)
             if time.time() - self.last > 20:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
-from bench import apf, environment, host, instructions, ktap, latency, plan, posts, report, scaling
+from bench import apf, environment, host, instructions, kept, ktap, latency, plan, posts, report, scaling
 from bench.guest import whole_vm
 from bench.progress import align, say
 from bench.rt import scheduling
@@ -197,6 +197,7 @@ def run(args):
     """(results, what does not hold)"""
     out = Path(args.out or Path(args.build) / "bench")
     out.mkdir(parents=True, exist_ok=True)
+    kept.use(out / "kept")
     start = time.time()
     version = Path(args.build) / "kernel" / args.base / "version"
     results = {"format": report.FORMAT, "base": args.base, "seed": args.seed,
@@ -218,6 +219,7 @@ def run(args):
         (out / (file + ".new")).write_text(text)
         (out / (file + ".new")).rename(out / file)
         say(f"written: {out / file}")
+    kept.forget()
     return results, broken
 
 

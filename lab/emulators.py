@@ -62,7 +62,7 @@ class Svm:
     def __init__(self, options, work):
         self.options, self.work = options, work
 
-    def _binary(self):
+    def binary(self):
         own = qemu_folder(self.options.build) / "qemu-system-x86_64"
         found = str(own) if own.exists() else shutil.which("qemu-system-x86_64")
         if not found:
@@ -76,7 +76,7 @@ class Svm:
         initrd.write_bytes(b"".join(archives))
         share = qemu_folder(self.options.build) / "share"
         firmware = ["-L", str(share)] if share.is_dir() else []
-        return [self._binary(), *firmware, "-M", "q35", *self._accelerator(),
+        return [self.binary(), *firmware, "-M", "q35", *self._accelerator(),
                 *self.cpu, "-smp", str(self.options.cpus),
                 "-m", str(self.options.mem or self.default_mem),
                 "-nodefaults", "-display", "none", "-no-reboot",
@@ -116,10 +116,10 @@ class Avic(Svm):
     cpu = ("-cpu", "EPYC,+svm,+npt,+avic,+vgif", "-device", "avic-counters")
     kvm_parameters = "avic=1"
 
-    def _binary(self):
+    def binary(self):
         if qemu_folder(self.options.build).name != "qemu-mended":
             raise LabError("only QEMU with our patches has AVIC: run `make qemu`")
-        return super()._binary()
+        return super().binary()
 
 
 class Vmx:
@@ -183,8 +183,11 @@ class Vmx:
             "info: action=ignore",
             "debug: action=ignore", ""))
 
+    def binary(self):
+        return self._file("bochs")
+
     def prepare(self, kernel, archives, cmdline, serial):
-        binary = self._file("bochs")
+        binary = self.binary()
         initrd = b"".join(archives)
         (self.work / "initrd").write_bytes(initrd)
         cmdline = f"{COMMON_CMDLINE} {VMX_CMDLINE} lab.emulator=bochs {cmdline}"

@@ -315,6 +315,11 @@ def boot_and_run(options, command, output):
         return job.execute()
 
 
+def inputs(options):
+    """The files that decide what a run gives, but for the kernel."""
+    return [EMULATORS[options.lab](options, None).binary(), options.initramfs, *options.overlays]
+
+
 def run(lab, kvm, command, output=None, **options):
     """Runs @command (shell text) in L1 and returns a Result; @output is called with each
     line as it comes. Raises LabError, or Watchdog when a limit given expired."""

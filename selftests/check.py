@@ -82,6 +82,7 @@ TESTS = (
     Test(machine_code.test_i386, seconds=200),
     Test(measuring.test_readme, quick=True),
     Test(measuring.test_compare, quick=True, seconds=10),
+    Test(measuring.test_interrupted, seconds=60),
     Test(measuring.test_no_kvm, quick=True),
     Test(farm.test_ktap, quick=True),
     Test(farm.test_ci_kit, quick=True),

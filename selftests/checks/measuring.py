@@ -2,8 +2,13 @@
 """The benchmarks: what they measure, and what becomes of their results."""
 import json
 import os
+import shutil
+import signal
+import subprocess
+import time
 
 from bench import latency, report
+from selftests.checks.labs import take_interrupts
 from selftests.project import command, need, ROOT, WITHOUT_KVM
 
 
@@ -46,6 +51,38 @@ def test_measuring(project):
     need(project.root or paged["stock"] > 0, f"forced exits: {paged}")
     need(results["labs"]["vmx"]["memory_mib"] > 100, "the emulator's memory is not its own")
     project.notes.append(f"seen in the guest after an exit, ticks: {after}")
+
+
+def interrupted_bench(project, out, posts, cells=None):
+    """What a small benchmark says, and its status; Ctrl-C when so many cells are done."""
+    out.mkdir(exist_ok=True)
+    with open(out / "said", "w+", encoding="utf-8") as file:
+        job = subprocess.Popen([ROOT / "bench/run.py", "--build", project.build, "--base", project.base,
+                                "--full", "--labs", "svm", "--workloads", "compute exits", "--variants",
+                                "stock patched", "--rounds", "0", "--no-scaling", "--posts", str(posts),
+                                "--out", out], stdout=subprocess.DEVNULL, stderr=file,
+                               preexec_fn=take_interrupts)
+        while cells is not None and job.poll() is None and len(list(out.glob("kept/*/*.json"))) < cells:
+            time.sleep(0.1)
+        if cells is not None:
+            job.send_signal(signal.SIGINT)
+        status = job.wait()
+        file.seek(0)
+        return file.read(), status
+
+
+def test_interrupted(project):
+    """a benchmark that was interrupted goes on where it stopped, unless it is another one"""
+    out = project.work / "interrupted"
+    shutil.rmtree(out, ignore_errors=True)
+    said, status = interrupted_bench(project, out, 300, 1)
+    need(status == 130 and not (out / "results.json").exists(), f"status {status}: {said[-500:]}")
+    said, status = interrupted_bench(project, out, 301, 2)
+    need(status == 130 and "kept" not in said, f"other posts: status {status}: {said[-500:]}")
+    said, status = interrupted_bench(project, out, 300)
+    need(status == 0 and "then 3 runs; 1 are kept" in said, f"status {status}: {said[-500:]}")
+    need(sorted(p.name for p in out.glob("*.*")) == ["report.html", "results.json", "svm.log"] and
+         not (out / "kept").exists(), f"{sorted(out.iterdir())}")
 
 
 def test_compare(project):

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Finished cells of a run that was interrupted, from which the next one goes on. They are kept
+under a hash of all that they depend on: the shell text of their part of the run, the lab's options
+and the files that L1 and its emulator are made of. A run that gets to its end keeps nothing."""
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from lab import lab
+
+_folder = None
+
+
+def use(folder):
+    """Cells are kept there from now on, also by processes that are begun later."""
+    global _folder
+    _folder = Path(folder)
+
+
+def forget():
+    if _folder:
+        shutil.rmtree(_folder, ignore_errors=True)
+
+
+def digest(text, options):
+    found = hashlib.sha256(text.encode())
+    for name in ("lab", "base", "kernel", "cpus", "mem", "quantum", "icount", "append"):
+        found.update(f"\n{name} {getattr(options, name)}".encode())
+    for path in lab.inputs(options):
+        with open(path, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16]
+
+
+class Kept:
+    """Of one boot of L1: .cells by the words behind CELL, .text without the commands for them.
+    Each command stands on the line behind its "echo CELL <words>"; others are run again."""
+
+    def __init__(self, name, text, variant, **options):
+        self.text, self.cells, self.folder = text, {}, None
+        if _folder:
+            self.folder = _folder / digest(text, lab.Options(lab=name, kvm=variant, **options))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            entries = [json.loads(path.read_text()) for path in self.folder.glob("*.json")]
+            self._take_out({tuple(entry["key"]): entry["cell"] for entry in entries})
+
+    def _take_out(self, known):
+        left, lines = [], iter(self.text.split("\n"))
+        for line in lines:
+            key = tuple(line.split()[2:]) if line.startswith("echo CELL ") else None
+            if key in known:
+                self.cells[key] = known[key]
+                next(lines)
+            else:
+                left.append(line)
+        self.text = "\n".join(left)
+
+    def said(self):
+        return (f"; {len(self.cells)} are kept from the run that was interrupted"
+                if self.cells else "")
+
+    def store(self, key, cell):
+        if self.folder:
+            new = self.folder / "new"
+            new.write_text(json.dumps({"key": key, "cell": cell}))
+            new.rename(self.folder / f"{'_'.join(key)}.json")
