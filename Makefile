@@ -93,6 +93,7 @@ help:
 	@echo 'make series-check     applies, checks and builds each of them; the last one in other'
 	@echo '                      configurations too, with clang and for other architectures'
 	@echo '                      (PLAIN=tarball: do they apply to this kernel.org release?)'
+	@echo 'make fresh-times      how long bench, check and the inner loop take a newcomer, in fresh roots'
 	@echo 'make users            is each use of vcpu->mode and each kick of the base listed with its rule?'
 	@echo 'make qemu             QEMU for the svm lab with our patches; make check does that as well'
 	@echo 'make lab-setup        all that the labs need, without running them'
@@ -216,6 +217,10 @@ uninstall:
 	@dkms/install --remove
 
 SUITES := bookworm trixie
+
+.PHONY: fresh-times
+fresh-times: deps
+	@scripts/fresh-times $(BUILD)/fresh
 
 .PHONY: check-install
 check-install: deb qemu $(SHARED)/bin/kvm-mode-bench
