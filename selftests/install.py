@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)     # the packages
+from selftests.project import Failed, need
+
 START = int(os.environ.get("KVM_MODE_START", time.time()))
 BOOT_SECONDS = 420
 READY_MINUTES = 10      # from a fresh root to a VM on patched KVM
@@ -79,15 +82,6 @@ journalctl --no-pager -b -u kvm-mode-dkms 2>/dev/null | grep -F 'kvm-mode[' | sa
 echo end | say
 systemctl --no-block poweroff
 """
-
-
-class Failed(Exception):
-    """A step's finding, in words."""
-
-
-def need(condition, text):
-    if not condition:
-        raise Failed(text)
 
 
 def say(text):
