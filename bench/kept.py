@@ -33,6 +33,15 @@ def digest(text, options):
     return found.hexdigest()[:16]
 
 
+def without_idle_loads(lines):
+    """Loading a KVM that nothing is run on takes time, in silence."""
+    starts = [0, *(i for i, line in enumerate(lines) if line.startswith("load-kvm ")), len(lines) - 1]
+    blocks = [lines[start:end] for start, end in zip(starts, starts[1:])]
+    used = [block for i, block in enumerate(blocks)
+            if not i or any(line.startswith("echo CELL ") for line in block)]
+    return sum(used, []) + lines[-1:]
+
+
 class Kept:
     """Of one boot of L1: .cells by the words behind CELL, .text without the commands for them.
     Each command stands on the line behind its "echo CELL <words>"; others are run again."""
@@ -54,7 +63,8 @@ class Kept:
                 next(lines)
             else:
                 left.append(line)
-        self.text = "\n".join(left)
+        if self.cells:
+            self.text = "\n".join(without_idle_loads(left))
 
     def said(self):
         return (f"; {len(self.cells)} are kept from the run that was interrupted"

@@ -68,6 +68,7 @@ DYNAMIC = {"vmx": {
     "apf-no-wake": ("", "apf_test -d 1000 -n 42000 -c 'not there'", r"stalled [1-9]"),
     "apf-write-after-move": ("", "apf_test -d 1000 -n 42000 -c 'disabled and moved'",
                              r"wrong [1-9]"),
+    "apf-ack-hidden": ("", "apf_abi_test -c hidden", r"not ok"),
     "apf-ack-unfiltered": ("", "apf_vmm_test -d 60 -c 'MSR filter'", r"not ok"),
     "apf-nested-exposed": ("", "apf_nested_test -d 1000 -n 6000 -c saved",
                            r"exposed [1-9]|a #PF in L2"),
@@ -85,7 +86,6 @@ DYNAMIC = {"vmx": {
     "apf-vector-kept": ("", "apf_vmm_test -d 60 -c 'after INIT'", r"not ok"),
     "apf-shared-workqueue": ("", "apf_many_test -d 60", r"not ok"),
 }, "avic": {
-    "apf-ack-hidden": ("", "apf_abi_test -c hidden", r"not ok"),
     # Also the one of the svm lab, by a VM that moves
     "apf-page-not-logged": ("", "apf_migrate_test -d 1000 -n 24 -c 'live, one'", r"(?:lost|stalled) [1-9]"),
     "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 80000 -c exits",
