@@ -86,8 +86,7 @@ DYNAMIC = {"vmx": {
     "apf-vector-kept": ("", "apf_vmm_test -d 60 -c 'after INIT'", r"not ok"),
     "apf-shared-workqueue": ("", "apf_many_test -d 60", r"not ok"),
 }, "avic": {
-    # Also the one of the svm lab, by a VM that moves
-    "apf-page-not-logged": ("", "apf_migrate_test -d 1000 -n 24 -c 'live, one'", r"(?:lost|stalled) [1-9]"),
+    "apf-restore-sleeps": ("", "apf_migrate_test -d 1000 -n 8 -c 'live, one'", r"(?:lost|stalled) [1-9]"),
     "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 80000 -c exits",
                          r"(?:late|lost|stalled) [1-9]"),
     "no-guest-write-svm": ("", "lost_interrupt_test -d 1000 -n 4000 -c exits",
