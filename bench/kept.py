@@ -5,17 +5,25 @@ and the files that L1 and its emulator are made of. A run that gets to its end k
 import hashlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 from lab import lab
 
-_folder = None
+_folder, _before, _start = None, 0.0, 0.0
 
 
 def use(folder):
     """Cells are kept there from now on, also by processes that are begun later."""
-    global _folder
-    _folder = Path(folder)
+    global _folder, _before, _start
+    _folder, _start = Path(folder), time.time()
+    known = _folder / "seconds"
+    _before = float(known.read_text()) if known.exists() else 0.0
+
+
+def seconds():
+    """How long it took up to now, with the runs that were interrupted, each to its last cell."""
+    return _before + time.time() - _start
 
 
 def forget():
@@ -75,3 +83,5 @@ class Kept:
             new = self.folder / "new"
             new.write_text(json.dumps({"key": key, "cell": cell}))
             new.rename(self.folder / f"{'_'.join(key)}.json")
+            new.write_text(str(seconds()))
+            new.rename(_folder / "seconds")

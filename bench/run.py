@@ -198,7 +198,6 @@ def run(args):
     out = Path(args.out or Path(args.build) / "bench")
     out.mkdir(parents=True, exist_ok=True)
     kept.use(out / "kept")
-    start = time.time()
     version = Path(args.build) / "kernel" / args.base / "version"
     results = {"format": report.FORMAT, "base": args.base, "seed": args.seed,
                "versions": {"kernel": version.read_text().strip() if version.exists() else None,
@@ -211,7 +210,7 @@ def run(args):
         known = results["labs"].setdefault(name, {"seconds": 0, "memory_mib": 0})
         known.update({**entry, "seconds": known["seconds"] + entry["seconds"],
                       "memory_mib": max(known["memory_mib"], entry["memory_mib"])})
-    results["seconds"] = round(time.time() - start)
+    results["seconds"] = round(kept.seconds())
     broken = [text for item in results["labs"].items() for text in broken_in(*item)]
     report.validate(results)
     for file, text in (("results.json", json.dumps(results, indent=1) + "\n"),
