@@ -7,10 +7,11 @@ beside three busy CPUs on a machine of two would show the machine's scheduler. U
 kept off the vCPU's CPU in L1, as on hosts that set CPUs aside for vCPUs."""
 from bench import ktap, latency, posts
 from bench.variants import Switcher
+from lab import emulators
 
 LABS = {"svm": {"extra": "--delay 400000 --stall 20000", "icount": True},
         "avic": {"extra": "", "icount": False},
-        "vmx": {"extra": "--lab-counters 0x8a20", "icount": False}}
+        "vmx": {"extra": emulators.of("vmx").counters, "icount": False}}
 VARIANTS = ("stock", "unbound", "patched")
 ROUNDS = 8                      # of 256 pages
 # form: arguments
@@ -22,8 +23,6 @@ MOST_EXITS = {"svm": 1.01, "avic": 1.0, "vmx": 0.9}      # patched to stock, per
 TIMES = (("access_to_ready", "p50"), ("access_to_ready", "p99"), ("fault_to_ready", "p50"),
          ("given_to_ready", "p50"))
 MOST_LATENCY = 1.10             # the same, access to ready, p50 of one event at once
-# Where a tick is one instruction of every CPU, so that what two CPUs do at once takes no longer.
-TIMED_LAB = "vmx"
 
 BAD = ("lost", "doubled", "wrong")
 SUMS = ("events", *BAD, "exits", "forced_exits", "kick_ipi_traced")
@@ -92,7 +91,7 @@ def bounds(name, variants):
         forced_exits = variants["patched"]["forced_exits"]
         found.append(posts.Bound(not forced_exits, "apf: VM-Exits forced by reschedule IPIs, patched",
                                  forced_exits, "0"))
-    timed = name == TIMED_LAB and set(VARIANTS) <= set(variants)     # not of the quick form's few events
+    timed = emulators.of(name).parallel and set(VARIANTS) <= set(variants)     # not of the quick form's few events
     return found + (list(time_bounds(variants)) if timed else [])
 
 

@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import apf, limits, posts, report
 from bench.progress import align
+from lab import emulators
 
 WIDTH = 72
 VARIANTS = ("stock", "patched")
 NOTIFIED = ("workload", "variant", "posted", "lost", "notify", "elided", "spurious")
-POSTS = {"svm": ("workload", "variant", "posted", "lost", "late", "kick IPIs"),
-         "vmx": NOTIFIED, "avic": NOTIFIED}
+KICKED = ("workload", "variant", "posted", "lost", "late", "kick IPIs")
 APF = ("target, at once", "variant", "events", "lost", "exits/event", "forced exits")
 
 
@@ -33,7 +33,7 @@ def table(rows, columns):
 
 def lab_text(name, entry):
     parts = [textwrap.fill(f"{name} lab: {entry['emulator']}", WIDTH), "",
-             textwrap.indent(table(posts.rows_of(entry["workloads"]), POSTS[name]), "  ")]
+             textwrap.indent(table(posts.rows_of(entry["workloads"]), NOTIFIED if emulators.of(name).notifies else KICKED), "  ")]
     if entry.get("apf"):
         parts += ["", "Asynchronous page faults:", "",
                   textwrap.indent(table(apf.rows(entry["apf"]), APF), "  ")]

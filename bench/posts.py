@@ -8,7 +8,7 @@ from bench import environment, ktap
 from bench.kept import Kept
 from bench.progress import align, Cells, clock, say
 from bench.variants import Switcher, VARIANTS as KVMS
-from lab import lab
+from lab import emulators, lab
 
 VARIANTS = ("stock", "patched", "patched_off")      # what the tests compare
 BAD = ("lost", "late", "doubled", "stalled")
@@ -24,8 +24,8 @@ LABS = {
     # An exit costs QEMU hundreds of microseconds; shorter gaps would only queue.
     "svm": {"posts": 4000, "extra": "--gap 0:4000000 --exit-gap 200000",
             "expect": 120, "hang": 120},
-    "avic": {"posts": 20000, "extra": "--lab-counters 0x8a20", "expect": 400, "hang": 300},
-    "vmx": {"posts": 60000, "extra": "--lab-counters 0x8a20", "expect": 420, "hang": 300},
+    "avic": {"posts": 20000, "extra": emulators.of("avic").counters, "expect": 400, "hang": 300},
+    "vmx": {"posts": 60000, "extra": emulators.of("vmx").counters, "expect": 420, "hang": 300},
 }
 
 # Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
@@ -131,12 +131,12 @@ def verdict(bound):
 
 
 def bounds(name, cells):
-    """[Bound]; the svm lab's ticks are those of the machine below."""
+    """[Bound]"""
     found = []
     for workload, cell in cells.items():
-        if name in ("vmx", "avic") and {"stock", "patched"} <= set(cell):
+        if emulators.of(name).notifies and {"stock", "patched"} <= set(cell):
             found += wasted(workload, cell, OFF_TOLERANCE[name])
-        if name == "vmx" and set(VARIANTS) <= set(cell):
+        if emulators.of(name).parallel and set(VARIANTS) <= set(cell):
             found += speed_of(workload, cell)
     return found
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import apf, latency, picture, plan, posts, report
 from bench.progress import align
+from lab import emulators
 
 README, TABLES = ROOT / "README.md", ROOT / "docs/results.md"
 PICTURE, KEPT = ROOT / "docs/results.svg", ROOT / "docs/results.json"
@@ -24,7 +25,6 @@ BEGIN, END = "<!-- make readme: begin -->\n", "<!-- make readme: end -->\n"
 FORMS = ("exit", "exit-fastpath", "ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt",
          "kick-plain-exits", "kick-request-exits", "kick-wait")
 VARIANTS = ("stock", "s4", "patched")
-REPEATS = ("avic", "vmx")       # labs whose ticks are not those of the machine below
 APF_TIMES = ("access-ready p50", "p99", "#PF-ready p50", "given-ready p50", "events/Mtick")
 TIMES = ("p50", "p99", "max", "send", "posts/Mtick")
 
@@ -39,7 +39,7 @@ def post_table(name, cells):
     kept = [i for i, column in enumerate(rows[0])
             if column != "spur/M" and any(row[i] not in ("-", "0") for row in rows[1:])
             or column in ("lost", "late")]
-    kept = [i for i in kept if name in REPEATS or rows[0][i] not in TIMES]
+    kept = [i for i in kept if emulators.of(name).repeats or rows[0][i] not in TIMES]
     return align("", [[row[i] for i in kept] for row in rows], 2)
 
 
@@ -52,7 +52,7 @@ def latency_table(forms):
 def apf_table(name, variants):
     rows = apf.rows(variants)
     kept = [i for i, column in enumerate(rows[0])
-            if name in REPEATS or column not in APF_TIMES]
+            if emulators.of(name).repeats or column not in APF_TIMES]
     return align("", [[row[i] for i in kept] for row in rows], 2)
 
 
@@ -70,7 +70,7 @@ def lab_text(name, entry):
     paged = entry.get("apf", {})
     if paged:
         parts += ["\nAsynchronous page faults, 1, 8 and 64 at once ([apf.md](apf.md))"
-                  + (", times in ticks.\n\n" if name in REPEATS else ".\n\n"),
+                  + (", times in ticks.\n\n" if emulators.of(name).repeats else ".\n\n"),
                   indented(apf_table(name, paged))]
     bounds = "".join(f"- {posts.verdict(bound).removeprefix('holds: ')}\n"
                      for bound in entry["bounds"] + entry.get("apf_bounds", []))
@@ -129,7 +129,7 @@ def files(results):
 def slim(results):
     """Without what the tables do not need: a file that a person can look through."""
     for name, entry in results["labs"].items():
-        if name not in REPEATS:
+        if not emulators.of(name).repeats:
             entry.pop("latency", None)
         for by_variant in entry.get("latency", {}).values():
             for summary in by_variant.values():

@@ -11,7 +11,6 @@ delivered twice, or a bound of the comparison is missed, 4 no usable KVM on this
 machine (--labs host), 125 a lab failed"""
 import argparse
 import json
-import re
 import resource
 import signal
 import subprocess
@@ -33,19 +32,6 @@ OTHERS = {
     "scheduling": (scheduling, "scheduling of the host beside a guest that is posted to, in ns"),
     "whole_vm": (whole_vm, "IPIs and hackbench inside a whole VM, in ns"),
 }
-
-
-def emulator_name(name, build):
-    if name != "vmx":
-        folder = emulators.qemu_folder(build)
-        text = subprocess.run([folder / "qemu-system-x86_64", "--version"],
-                              capture_output=True, text=True).stdout
-        version = re.search(r"version (\S+)", text)
-        mended = ", mended" if folder.name == "qemu-mended" else ""
-        avic = "with" if name == "avic" else "without"
-        return f"QEMU {version[1] if version else '?'}{mended}, TCG, SVM {avic} AVIC"
-    patches = len(list((ROOT / "lab/bochs/patches").glob("*.patch")))
-    return f"Bochs 3.0 with {patches} patches, VMX with posted interrupts"
 
 
 def commit():
@@ -106,8 +92,7 @@ def posted(name, args, out):
                                       args.posts or args.plan.posts[name], args.seed,
                                       log=str(out / f"{name}.log"))
     bounds = posts.bounds(name, cells)
-    entry = {"emulator": "none: this machine" if name == "host" else
-             emulator_name(name, args.build),
+    entry = {"emulator": emulators.of(name).described(args.build),
              "environment": result.environment,
              "doubts": environment.doubts(result.environment, name != "host"),
              "posts": args.posts or args.plan.posts.get(name, args.plan.posts["svm"]),

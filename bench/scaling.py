@@ -3,6 +3,7 @@
 the `exits` workload with 1, 3, 7 and 15 senders, in one boot of a large L1. Called by run.py."""
 from bench import latency, posts
 from bench.variants import Switcher
+from lab import emulators
 
 LABS = ("vmx",)                 # where a tick is worth something with more CPUs than the machine's
 VCPUS = (2, 4, 8, 16)
@@ -18,7 +19,7 @@ def script(seed, switch):
         for vcpus in VCPUS:
             lines += [f"echo CELL {vcpus} {variant}",
                       f"kvm-mode-bench post --json --workload {WORKLOAD} --posts {POSTS} --seed "
-                      f"{seed} --senders {vcpus - 1} --lab-counters 0x8a20 || failed=1"]
+                      f"{seed} --senders {vcpus - 1} {emulators.of(LABS[0]).counters} || failed=1"]
     return "\n".join([*lines, "exit $failed"])
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """How each lab's emulator is started: command line, configuration and the files it boots
-from, all in the run's own temporary directory. Used by lab.py; bench/run.py names the QEMU.
+from, all in the run's own temporary directory.
 """
 
+import re
 import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 from lab import monitor
@@ -33,6 +35,10 @@ DISK = {"cylinders": 2, "heads": 16, "spt": 63}
 DEVICE_IPS = 4_000_000          # low: device time is waited for in instructions
 
 
+# I/O port of the emulators' own counters
+COUNTERS = "--lab-counters 0x8a20"
+
+
 class LabError(Exception):
     """The lab itself failed; the text says what to do."""
 
@@ -50,17 +56,41 @@ def qemu_folder(build):
     return mended if mended.is_dir() else Path(build) / "qemu"
 
 
-class Svm:
+class Machine:
+    """What is true of a machine that nothing is known of, such as this one."""
+
+    counters = ""               # options for kvm-mode-bench: it counts what a CPU cannot tell
+    notifies = False            # interrupts are posted, or rung for
+    repeats = False             # a run gives the same again to the tick, whatever runs beside it
+    parallel = False            # what its CPUs do at once takes no more ticks than what one does
+    serial_pipe = False         # writes L1's console to a named pipe, not to standard output
+
+    @classmethod
+    def described(cls, _build):
+        return "none: this machine"
+
+
+class Svm(Machine):
     """QEMU TCG with emulated SVM; several threads, real concurrency."""
 
     name = "qemu"
     default_mem = 2048
     default_quantum = 0             # 0: CPUs are threads, or, with --icount, turns have no limit
     cpu = ("-cpu", "EPYC,+svm,+npt")
+    avic = "without AVIC"
     kvm_parameters = ""
 
     def __init__(self, options, work):
         self.options, self.work = options, work
+
+    @classmethod
+    def described(cls, build):
+        folder = qemu_folder(build)
+        text = subprocess.run([folder / "qemu-system-x86_64", "--version"], capture_output=True,
+                              text=True, check=False).stdout
+        version = re.search(r"version (\S+)", text)
+        mended = ", mended" if folder.name == "qemu-mended" else ""
+        return f"QEMU {version[1] if version else '?'}{mended}, TCG, SVM {cls.avic}"
 
     def binary(self):
         own = qemu_folder(self.options.build) / "qemu-system-x86_64"
@@ -114,6 +144,8 @@ class Avic(Svm):
 
     default_quantum = 32
     cpu = ("-cpu", "EPYC,+svm,+npt,+avic,+vgif", "-device", "avic-counters")
+    avic = "with AVIC"
+    counters, notifies, repeats = COUNTERS, True, True
     kvm_parameters = "avic=1"
 
     def binary(self):
@@ -122,10 +154,12 @@ class Avic(Svm):
         return super().binary()
 
 
-class Vmx:
-    """Bochs with emulated VMX, APICv and posted interrupts; one thread."""
+class Vmx(Machine):
+    """Bochs with emulated VMX, APICv and posted interrupts; one thread.  A tick is one
+    instruction of every CPU."""
 
     name = "bochs"
+    counters, notifies, repeats, parallel, serial_pipe = COUNTERS, True, True, True, True
     default_mem = 2048
     default_quantum = 16
     kvm_parameters = ""
@@ -183,6 +217,11 @@ class Vmx:
             "info: action=ignore",
             "debug: action=ignore", ""))
 
+    @classmethod
+    def described(cls, _build):
+        patches = len(list((Path(__file__).parent / "bochs/patches").glob("*.patch")))
+        return f"Bochs 3.0 with {patches} patches, VMX with posted interrupts"
+
     def binary(self):
         return self._file("bochs")
 
@@ -206,3 +245,8 @@ class Vmx:
 
 
 EMULATORS = {"svm": Svm, "avic": Avic, "vmx": Vmx}
+
+
+def of(name):
+    """The lab's emulator, or what is known of a machine that is none's."""
+    return EMULATORS.get(name, Machine)

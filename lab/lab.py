@@ -198,7 +198,7 @@ class Run:
 
     def _serial(self):
         """(read end, what the emulator gets as standard output)."""
-        if self.options.lab == "vmx":
+        if self.emulator.serial_pipe:
             os.mkfifo(self.work / "serial")
             return os.open(self.work / "serial", os.O_RDWR), None
         return os.pipe()
@@ -273,9 +273,9 @@ class Run:
         """Connects the terminal with L1's serial console until the emulator ends."""
         master, slave = pty.openpty()
         tty.setraw(slave)
-        vmx = self.options.lab == "vmx"
-        self.start(serial=os.ttyname(slave) if vmx else "stdio",
-                   stdio=subprocess.DEVNULL if vmx else slave)
+        pipe = self.emulator.serial_pipe
+        self.start(serial=os.ttyname(slave) if pipe else "stdio",
+                   stdio=subprocess.DEVNULL if pipe else slave)
         print("lab: Ctrl-] ends the lab", file=sys.stderr)
         saved = termios.tcgetattr(0) if os.isatty(0) else None
         try:

@@ -65,7 +65,7 @@ def test_remainder(project):
                                       "widened": project.modules(mutants.GAP_PROBE, tree)},
                               bench_program(project))
     script = "\n".join(f"load-kvm {name} && kvm-mode-bench post --json --workload exits "
-                       f"--posts {FULL_POSTS['vmx']} --lab-counters 0x8a20 || exit 1"
+                       f"--posts {FULL_POSTS['vmx']} {posting.LABS['vmx']['extra']} || exit 1"
                        for name in ("patched", "widened"))
     done = lab.run("vmx", "patched", script, build=project.build, timeout=900, hang=300,
                    initramfs=image, log=project.log("vmx-remainder"))
