@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """How each lab's emulator is started: command line, configuration and the files it boots
-from, all in the run's own temporary directory.
-"""
+from, all in the run's own temporary directory."""
 
 import re
 import shutil

@@ -76,6 +76,7 @@ TESTS = (
     Test(series.test_series_refused, seconds=150),
     Test(bad_input.test_bad_base, quick=True),
     Test(machine_code.test_check_modules, quick=True),
+    Test(bad_input.test_make_variables, quick=True),
     Test(bad_input.test_full_disk, quick=True),
     Test(bad_input.test_no_network, quick=True),
     Test(labs.test_missing_image, quick=True),

@@ -67,3 +67,11 @@ def test_no_network(project):
     kept = [n for folder in ("d", "b", ".") for n in leftovers(there / folder)
             if n not in ("d", "b")]
     need(not kept, f"left behind: {kept}")
+
+
+def test_make_variables(_project):
+    """what is said to make is not said to kbuild: KVM's Makefile has a KVM as well, a folder"""
+    status, out = command("make", "-s", "--eval", "shown: ; @env", "shown", "KVM=patched", "LAB=svm")
+    names = [line.split("=")[0] for line in out.splitlines()]
+    need(status == 0 and "PATH" in names and not {"KVM", "MAKEFLAGS"} & {*names},
+         f"status {status}: {out[-800:]}")
