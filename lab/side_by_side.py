@@ -32,7 +32,7 @@ def run(function, jobs, at_once):
     """[function(*job) for each of @jobs], @at_once of them at a time; one after the other in a
     process that is of such a run itself."""
     if len(jobs) == 1 or multiprocessing.current_process().daemon:
-        return [function(*jobs[0])]
+        return [function(*job) for job in jobs]
     with processes(at_once) as pool:
         results = pool.map(guarded, [(function, job) for job in jobs], chunksize=1)
         pool.close()

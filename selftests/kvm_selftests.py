@@ -171,6 +171,8 @@ def compare(build, where, names, path, seconds=None):
 
 
 def is_different(stock, patched):
+    if not (stock and patched):
+        return True
     if stock[0] == PASS:
         return sum(result != PASS for result in patched) > 1
     return bool(set(patched) - set(stock))
