@@ -91,7 +91,8 @@ def bounds(name, variants):
         forced_exits = variants["patched"]["forced_exits"]
         found.append(posts.Bound(not forced_exits, "apf: VM-Exits forced by reschedule IPIs, patched",
                                  forced_exits, "0"))
-    timed = emulators.of(name).parallel and set(VARIANTS) <= set(variants)     # not of the quick form's few events
+    # Not of the quick form's few events
+    timed = emulators.of(name).parallel and set(VARIANTS) <= set(variants)
     return found + (list(time_bounds(variants)) if timed else [])
 
 

@@ -32,8 +32,9 @@ def table(rows, columns):
 
 
 def lab_text(name, entry):
+    columns = NOTIFIED if emulators.of(name).notifies else KICKED
     parts = [textwrap.fill(f"{name} lab: {entry['emulator']}", WIDTH), "",
-             textwrap.indent(table(posts.rows_of(entry["workloads"]), NOTIFIED if emulators.of(name).notifies else KICKED), "  ")]
+             textwrap.indent(table(posts.rows_of(entry["workloads"]), columns), "  ")]
     if entry.get("apf"):
         parts += ["", "Asynchronous page faults:", "",
                   textwrap.indent(table(apf.rows(entry["apf"]), APF), "  ")]

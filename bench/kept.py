@@ -5,25 +5,19 @@ and the files that L1 and its emulator are made of. A run that gets to its end k
 import hashlib
 import json
 import shutil
-import time
+import sys
 from pathlib import Path
 
 from lab import lab
 
-_folder, _before, _start = None, 0.0, 0.0
+_folder = None
+count = 0       # of cells that were kept, in this process
 
 
 def use(folder):
     """Cells are kept there from now on, also by processes that are begun later."""
-    global _folder, _before, _start
-    _folder, _start = Path(folder), time.time()
-    known = _folder / "seconds"
-    _before = float(known.read_text()) if known.exists() else 0.0
-
-
-def seconds():
-    """How long it took up to now, with the runs that were interrupted, each to its last cell."""
-    return _before + time.time() - _start
+    global _folder
+    _folder = Path(folder)
 
 
 def forget():
@@ -61,6 +55,8 @@ class Kept:
             self.folder.mkdir(parents=True, exist_ok=True)
             entries = [json.loads(path.read_text()) for path in self.folder.glob("*.json")]
             self._take_out({tuple(entry["key"]): entry["cell"] for entry in entries})
+            global count
+            count += len(self.cells)
 
     def _take_out(self, known):
         left, lines = [], iter(self.text.split("\n"))
@@ -79,9 +75,13 @@ class Kept:
                 if self.cells else "")
 
     def store(self, key, cell):
-        if self.folder:
-            new = self.folder / "new"
+        if not self.folder:
+            return
+        new = self.folder / "new"
+        try:
             new.write_text(json.dumps({"key": key, "cell": cell}))
             new.rename(self.folder / f"{'_'.join(key)}.json")
-            new.write_text(str(seconds()))
-            new.rename(_folder / "seconds")
+        except OSError as error:        # a full disk: the run itself needs nothing of it
+            print(f"bench: {self.folder}: {error.strerror}; nothing more is kept of this part",
+                  file=sys.stderr)
+            self.folder = None

@@ -85,8 +85,10 @@ def took(results):
               for name, entry in results["labs"].items() if "memory_mib" in entry]
     if not memory:
         return []
-    return [f"- The run took {results['seconds'] / 60:.0f} minutes; an emulator used up to "
-            f"{' and '.join(memory)}.\n"]
+    kept = report.kept(results)
+    time = f"{kept} of its runs are from before it was interrupted" if kept else \
+        f"The run took {results['seconds'] / 60:.0f} minutes"
+    return [f"- {time}; an emulator used up to {' and '.join(memory)}.\n"]
 
 
 def said(results, link=""):

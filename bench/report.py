@@ -287,6 +287,11 @@ def lab_part(name, entry):
     return "".join(part)
 
 
+def kept(results):
+    """How many runs of all are from before it was interrupted."""
+    return sum(entry.get("kept", 0) for entry in results["labs"].values())
+
+
 def spent(results):
     """What the run took: nothing where an older file does not say."""
     rows = [(name, f"{entry['seconds'] / 60:.1f}", entry["memory_mib"])
@@ -296,6 +301,8 @@ def spent(results):
     return (f"<h2>What it took</h2><p class=note>{results['seconds'] / 60:.1f} minutes in all, "
             "with runs beside each other; a lab's own are added up. Memory: the largest process, "
             "of which two may run at once in the vmx lab.</p>"
+            + (f"<p class=note>{kept(results)} runs are from before it was interrupted, which the "
+               "minutes do not count.</p>" if kept(results) else "")
             + table([("lab", "minutes", "MiB"), *rows]))
 
 

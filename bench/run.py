@@ -164,10 +164,10 @@ def peak_mib():
 
 def measure(name, parts, args, out):
     """Some parts of a lab's entry in results.json."""
-    entry, start = {}, time.time()
+    entry, start, kept.count = {}, time.time(), 0
     for part in parts:
         entry.update(part(name, args, out))
-    return {**entry, "seconds": round(time.time() - start), "memory_mib": peak_mib()}
+    return {**entry, "seconds": round(time.time() - start), "memory_mib": peak_mib(), "kept": kept.count}
 
 
 def broken_in(name, entry):
@@ -183,6 +183,7 @@ def run(args):
     out = Path(args.out or Path(args.build) / "bench")
     out.mkdir(parents=True, exist_ok=True)
     kept.use(out / "kept")
+    start = time.time()
     version = Path(args.build) / "kernel" / args.base / "version"
     results = {"format": report.FORMAT, "base": args.base, "seed": args.seed,
                "versions": {"kernel": version.read_text().strip() if version.exists() else None,
@@ -192,10 +193,11 @@ def run(args):
         + ("" if "host" in args.labs else f": about {args.plan.minutes} minutes on two CPUs"))
     jobs = [(name, parts, args, out) for name in args.labs for parts in JOBS[name]]
     for (name, *_), entry in zip(jobs, side_by_side.run(measure, jobs, len(jobs))):
-        known = results["labs"].setdefault(name, {"seconds": 0, "memory_mib": 0})
+        known = results["labs"].setdefault(name, {"seconds": 0, "memory_mib": 0, "kept": 0})
         known.update({**entry, "seconds": known["seconds"] + entry["seconds"],
+                      "kept": known["kept"] + entry["kept"],
                       "memory_mib": max(known["memory_mib"], entry["memory_mib"])})
-    results["seconds"] = round(kept.seconds())
+    results["seconds"] = round(time.time() - start)
     broken = [text for item in results["labs"].items() for text in broken_in(*item)]
     report.validate(results)
     for file, text in (("results.json", json.dumps(results, indent=1) + "\n"),

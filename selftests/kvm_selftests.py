@@ -39,9 +39,9 @@ LABS = {
 # The quick form leaves out tests that were seen to take longer on stock (svm), and takes
 # only tests that were seen to end in seconds (vmx), by the names of all bases. The full form's
 # table has all.
-SLOW = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test", "kvm_create_max_vcpus",
+SLOW = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test",
         "kvm_page_table_test", "max_guest_memory_test", "memslot_modification_stress_test",
-        "memslot_perf_test", "recalc_apic_map_test", "rseq_test", "set_memory_region_test"}
+        "memslot_perf_test", "rseq_test", "set_memory_region_test"}
 FAST_VMX = {"amx_test", "coalesced_io_test", "cpuid_test", "cr4_cpuid_sync_test", "debug_regs",
             "exit_on_emulation_failure_test", "fix_hypercall_test", "get_msr_index_features",
             "guest_print_test", "kvm_pv_test", "nested_close_kvm_test", "nested_dirty_log_test",

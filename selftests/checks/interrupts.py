@@ -225,6 +225,8 @@ def test_base_warnings(project):
 
 def test_kvm_selftests(project, name):
     """the kernel's KVM selftests give the same on stock and on patched, quick form"""
+    for worse in ([], ["timeout", "timeout"]):
+        need(kvm_selftests.is_different(["pass"], worse), f"pass, then {worse}: no difference")
     names = kvm_selftests.quick_tests(name, project.build)
     path = kvm_selftests.image(project.build, project.base, names)
     rows = kvm_selftests.compare(project.build, name, names, path,
