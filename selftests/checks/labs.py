@@ -181,17 +181,21 @@ def test_whole_vm(project):
 
 def test_pressure(project):
     """a whole VM whose memory is swapped out all the time computes right (svm lab)"""
-    done = lab.run("svm", "patched", "pressure.sh /guest 128 64 4 2 400; echo STATUS $?",
+    # 112 MiB are far below what the VM touches: at 128 it nearly fits, and how many pages
+    # come back is chance (834 to 9,369 events).
+    rounds = 2
+    done = lab.run("svm", "patched", f"pressure.sh /guest 112 64 {rounds} 2 400; echo STATUS $?",
                    build=project.build, timeout=600, hang=400,
                    overlay=[project.build / "lab/guest.cpio"], log=project.log("svm-pressure"))
     text = "\n".join(done.lines)
     need("STATUS 0" in text and not done.warnings, text[-1500:] + str(done.warnings))
     found = json.loads(re.search(r"^memory (.*)$", text, re.MULTILINE)[1])
-    need(found["visited"] == 4 * 16384 and not found["wrong"], f"{found}")
+    need(found["visited"] == rounds * 16384 and not found["wrong"], f"{found}")
     events = {name: int(n) for name, n in re.findall(r"^(kvm_async_pf_\w+) (\d+)$", text,
                                                      re.MULTILINE)}
-    # Each vCPU gets a token that wakes all when it enables the mechanism.
     announced, ready = events["kvm_async_pf_not_present"], events["kvm_async_pf_ready"]
-    need(1000 < announced <= ready, f"{events}")
+    need(announced > 1000, f"too little pressure to say anything: {events}")
+    # Each vCPU gets a token that wakes all when it enables the mechanism.
+    need(announced <= ready, f"announced and not ready: {events}")
     project.notes.append(f"memory swapped out under a whole VM: {announced:,} asynchronous page "
                          f"faults, {found['visited']:,} pages visited, all right")
