@@ -39,7 +39,7 @@ LABS = {
 # The quick form leaves out tests that were seen to take longer on stock (svm), and takes
 # only tests that were seen to end in seconds (vmx), by the names of all bases. The full form's
 # table has all.
-SLOW = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test",
+SLOW = {"demand_paging_test", "dirty_log_perf_test", "dirty_log_test", "hardware_disable_test",
         "kvm_page_table_test", "max_guest_memory_test", "memslot_modification_stress_test",
         "memslot_perf_test", "rseq_test", "set_memory_region_test"}
 FAST_VMX = {"amx_test", "coalesced_io_test", "cpuid_test", "cr4_cpuid_sync_test", "debug_regs",
