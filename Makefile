@@ -236,19 +236,19 @@ $(BUILD)/base:
 	@ln -sfn $(addprefix ../../bin/,kvm-mode-bench stress) $(BUILD)/bin/
 	@echo $(BASE) >$@
 
-$(SHARED)/bin/kvm-mode-bench: $(wildcard bench/*.c bench/*.h) bench/build.sh $(PROGRAMS)/version
+$(SHARED)/bin/kvm-mode-bench: $(wildcard bench/program/*.[ch] guests/*) $(PROGRAMS)/version
 	@$(call step,40,bench-program) "build the benchmark program" \
-		bench/build.sh $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
+		guests/build.sh $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
 
-$(SHARED)/bin/stress/.done: $(wildcard selftests/stress/*.[ch] selftests/stress/*.sh selftests/probe/*.h bench/*.[ch]) \
-		bench/build.sh $(PROGRAMS)/version | $(SHARED)/bin/kvm-mode-bench
+$(SHARED)/bin/stress/.done: $(wildcard selftests/stress/*.[ch] selftests/stress/*.sh selftests/probe/*.h guests/*) \
+		$(PROGRAMS)/version | $(SHARED)/bin/kvm-mode-bench
 	@$(call step,20,stress-tests) "build the stress tests" \
-		bench/build.sh --stress $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
+		guests/build.sh --stress $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
 	@touch $@
 
-$(BUILD)/bin/selftests/.done: bench/build.sh $(KERNEL)/version | $(SHARED)/bin/stress/.done
+$(BUILD)/bin/selftests/.done: guests/build.sh $(KERNEL)/version | $(SHARED)/bin/stress/.done
 	@$(call step,150,kvm-selftests) "build the kernel's KVM selftests" \
-		bench/build.sh --selftests $(SOURCE) $(BUILD)/bin
+		guests/build.sh --selftests $(SOURCE) $(BUILD)/bin
 	@touch $@
 
 $(SHARED)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWNLOADS)/bochs/.done

@@ -4,7 +4,7 @@
 should notice it. Prints a table: mutant, what caught it, after how long; or KTAP. Called by
 `make mutants`; check.py runs the part that needs no lab.
 
-Static mutants are caught in the machine code, by entry-asm.py or entry-order.py. Dynamic
+Static mutants are caught in the machine code, by disassembly/check.py. Dynamic
 ones are also run, in one boot of each lab, by the stress test that exists for their kind of
 fault: a stress test that passes on broken code is a broken stress test.
 
@@ -23,20 +23,25 @@ from bench import ktap
 from lab import lab
 from selftests.project import Project
 
-ASM = ("vmx/vmenter.o", "svm/vmenter.o")
+VMX_ENTRY, SVM_ENTRY = ("vmx/vmenter.o",), ("svm/vmenter.o",)
 X86, MAIN = ("x86.o",), ("../../../virt/kvm/kvm_main.o",)
 VMX, SVM = ("vmx/vmx.o",), ("svm/svm.o",)
 
 # No fault, but a wider window: for test_remainder of checks/interrupts.py.
 GAP_PROBE = "widen-gap"
 
-# mutant: objects to build, check that has to fail (None: entry-asm.py)
+# mutant: objects to build, check that has to fail
 STATIC = {
-    "no-vmfail-write": (ASM, None), "late-exit-write-vmx": (ASM, None),
-    "early-entry-write-svm": (ASM, None), "late-exit-write-svm": (ASM, None),
-    "no-exit-write-sev-es": (ASM, None), "sev-es-no-flag": (ASM, None),
-    "no-guest-barrier-svm": (ASM, None), "no-guest-write-svm": (ASM, None),
-    "in-host-too-early-vmx": (ASM, None), "stale-in-guest": (ASM, None),
+    "no-vmfail-write": (VMX_ENTRY, "vmx-entry-assembly"),
+    "late-exit-write-vmx": (VMX_ENTRY, "vmx-entry-assembly"),
+    "in-host-too-early-vmx": (VMX_ENTRY, "vmx-entry-assembly"),
+    "stale-in-guest": (VMX_ENTRY, "vmx-entry-assembly"),
+    "early-entry-write-svm": (SVM_ENTRY, "svm-entry-assembly"),
+    "late-exit-write-svm": (SVM_ENTRY, "svm-entry-assembly"),
+    "no-guest-barrier-svm": (SVM_ENTRY, "svm-entry-assembly"),
+    "no-guest-write-svm": (SVM_ENTRY, "svm-entry-assembly"),
+    "no-exit-write-sev-es": (SVM_ENTRY, "sev-es-entry-assembly"),
+    "sev-es-no-flag": (SVM_ENTRY, "sev-es-entry-assembly"),
     "no-entering": (X86, "entry-announced"),
     "entering-after-barrier": (X86, "entry-barrier"),
     "no-fastpath-barrier": (X86, "fastpath-barrier"),
@@ -101,20 +106,14 @@ def caught_statically(project, tree, mutant):
     if status:
         raise RuntimeError(f"{mutant} does not build: {out[-1000:]}")
     kvm = tree / "arch/x86/kvm"
-    if check is None:
-        argv = ["selftests/entry-asm.py", "--offsets", kvm / "kvm-asm-offsets.h",
-                "--intel", kvm / ASM[0], "--amd", kvm / ASM[1]]
-    else:
-        argv = ["selftests/entry-order.py", "--tree", tree, "--types", project.build / "types.o",
-                *(kvm / t for t in targets)]
+    argv = ["selftests/disassembly/check.py", "--tree", tree, "--types", project.build / "types.o",
+            *(kvm / t for t in targets)]
     done = subprocess.run([str(a) for a in argv], cwd=ROOT, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode != 1:
         return None
-    lines = done.stdout.splitlines()
-    found = [line for line in lines if not line.startswith("ok ")] if check is None else \
-            [line for line in lines if line.startswith(f"FAIL {check}:")]
-    return found[0] if found else None
+    return next((line for line in done.stdout.splitlines()
+                 if line.startswith(f"FAIL {check}:")), None)
 
 
 class MutantTree:

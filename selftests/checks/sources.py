@@ -29,7 +29,8 @@ def test_style(project):
     checkpatch = ["perl", project.source / "scripts/checkpatch.pl", "--no-tree", "--strict",
                   "--terse", "--no-summary", "--max-line-length=100"]
     files = [*ROOT.glob("kvm/*/*"), *ROOT.glob("kvm-asm-offsets/*"),
-             *ROOT.glob("bench/**/*.[ch]"), *ROOT.glob("selftests/*/*.[ch]")]
+             *ROOT.glob("bench/**/*.[ch]"), *ROOT.glob("guests/*.[ch]"),
+             *ROOT.glob("selftests/*/*.[ch]")]
     macros = [f for f in files if f.name == "trace.h"]
     for ignore, some in ((CHECKPATCH_EVENTS, macros),
                          (CHECKPATCH_IGNORE, [f for f in files if f not in macros])):

@@ -1085,7 +1085,7 @@ static void closed_elsewhere(void)
 
 /* --- INIT, vectors ---------------------------------------------------------------- */
 
-/* As bench/apf-vm.c has it, but of the mechanism's MSRs none is written. */
+/* As apf-vm.c has it, but of the mechanism's MSRs none is written. */
 static void init_vcpu(struct step *s, struct image *fresh)
 {
 	struct kvm_msi msi = {

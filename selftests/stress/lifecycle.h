@@ -3,7 +3,7 @@
 #ifndef LIFECYCLE_H
 #define LIFECYCLE_H
 
-#include "guest.h"
+#include "post-guest.h"
 
 #define LIFE_VCPUS	3
 #define LIFE_VEC_FIRST	0x40

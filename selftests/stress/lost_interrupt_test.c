@@ -2,7 +2,7 @@
 /*
  * No interrupt is lost, doubled or late, whatever is done to the target.
  *
- * Each round is a VM of its own (bench/guest.c): vCPUs and host threads post
+ * Each round is a VM of its own (post-guest.c): vCPUs and host threads post
  * vectors to vCPU 0, each vector again only when its handler has run, so that
  * every post is accounted for.  An interrupt is late if the target computed
  * for longer than a bound, with interrupts on and without leaving the CPU,

@@ -6,7 +6,7 @@
 #ifndef LOST_KICK_H
 #define LOST_KICK_H
 
-#include "guest.h"
+#include "post-guest.h"
 
 #define MEMORY_GVA	0xc0000000ul
 #define MEMORY_PAGES	512

@@ -2,7 +2,7 @@
 /*
  * No kick is lost: a vCPU that was kicked leaves the guest soon.
  *
- * The target (bench/guest.c) computes for long stretches without an exit, and
+ * The target (post-guest.c) computes for long stretches without an exit, and
  * leaves by itself now and then, so that kicks meet it everywhere between the
  * guest and userspace.  A kick has done its work when the run-loop mode is not
  * EXITING any more, a request when it is taken back, an NMI when its handler

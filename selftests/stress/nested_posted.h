@@ -5,7 +5,7 @@
 
 #include <stdbool.h>
 
-#include "guest.h"
+#include "post-guest.h"
 
 /* How interrupts get through to the target vCPU while it runs L2 */
 enum nested_mode {

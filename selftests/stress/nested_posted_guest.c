@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The guest of nested_posted_test.c: L1, which runs L2 on vCPU 0, and L2, which
- * computes.  Both use the post benchmark's accounting (bench/guest.c).  Built
+ * computes.  Both use the post benchmark's accounting (post-guest.c).  Built
  * without red zone and SSE: interrupts come in on the running stack.
  */
 #include "apic.h"

@@ -68,6 +68,13 @@ static u64 parse_u64(const char *text)
 	return n;
 }
 
+static void message(bool fatal, const char *text)
+{
+	if (fatal)
+		ksft_exit_fail_msg("%s\n", text);
+	fprintf(stderr, "# warning: %s\n", text);
+}
+
 void stress_init(int argc, char **argv, const char *what,
 		 const struct stress_options *defaults)
 {
@@ -81,6 +88,7 @@ void stress_init(int argc, char **argv, const char *what,
 	};
 	int c;
 
+	messages_to(message);
 	stress = *defaults;
 	while ((c = getopt_long(argc, argv, "d:n:s:c:h", options, NULL)) != -1) {
 		switch (c) {
@@ -214,23 +222,6 @@ void stress_note_text(const char *text)
 void stress_skip_all(const char *why)
 {
 	ksft_exit_skip("%s\n", why);
-}
-
-void warn(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	fprintf(stderr, "# warning: %s\n", vformat(fmt, args));
-	va_end(args);
-}
-
-void die(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	ksft_exit_fail_msg("%s\n", vformat(fmt, args));
 }
 
 static int probe_fd(void)

@@ -2,7 +2,7 @@
 /*
  * What the stress tests share: options, KTAP output, a clock, the probe and
  * module parameters.  Each test is one file next to this one, built by
- * bench/build.sh --stress on the kernel's KVM selftests library.
+ * guests/build.sh --stress on the kernel's KVM selftests library.
  *
  * A test calls stress_init() first, stress_plan() with the number of its
  * cases, stress_case() or stress_skip() once for each, and returns
@@ -64,7 +64,7 @@ const char *__printf(1, 2) stress_format(const char *fmt, ...);
 
 /* The whole test cannot run here: prints why, exits with 4. */
 void __noreturn stress_skip_all(const char *why);
-/* The test itself is broken or the host is: die(), of post-vm.h. */
+/* The test itself is broken or the host is: die(), of messages.h. */
 #define stress_die	die
 
 /* false: kvm-mode-probe.ko is not loaded.  probe() dies if it fails then. */

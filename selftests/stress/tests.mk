@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 # In a kernel tree: how the tests of this folder are linked.  Included by the Makefile of
 # tools/testing/selftests/kvm, which the series adds them to.  In this repository
-# bench/build.sh does it.
+# guests/build.sh does it.
 MODE_SRC := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 MODE := $(OUTPUT)/$(MODE_SRC)
 MODE_TESTS := $(filter $(MODE)/%_test, $(TEST_GEN_PROGS))
 MODE_GUESTS := $(patsubst %.c, $(OUTPUT)/%.o, $(wildcard $(MODE_SRC)/*_guest.c))
-MODE_SHARED := $(addprefix $(MODE)/, stress.o post-vm.o guest.o apf-vm.o apf-guest.o)
+MODE_SHARED := $(addprefix $(MODE)/, stress.o messages.o post-vm.o post-guest.o apf-vm.o apf-guest.o)
 
 MODE_OLD := $(if $(shell grep -w vm_alloc include/kvm_util.h),,-include $(MODE_SRC)/old-library.h)
 
 $(MODE)/%.o: CFLAGS += -std=gnu11 -DQUIET $(MODE_OLD)
 # Guest code takes interrupts on its own stack, and they save no SSE.
-$(MODE_GUESTS) $(MODE)/guest.o $(MODE)/apf-guest.o: CFLAGS += -mno-red-zone -mgeneral-regs-only
+$(MODE_GUESTS) $(MODE)/post-guest.o $(MODE)/apf-guest.o: CFLAGS += -mno-red-zone -mgeneral-regs-only
 $(MODE_GUESTS) $(MODE_SHARED): $(OUTPUT)/%.o: %.c
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(TARGET_ARCH) -c $< -o $@
 

@@ -17,7 +17,7 @@
 #include <sys/ioctl.h>
 
 #include "apic.h"
-#include "guest.h"
+#include "post-guest.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "stress.h"

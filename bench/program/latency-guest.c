@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The guest of the latency benchmarks: vCPU 0 times one operation after the
- * other, the others are its targets.  Started by latency.c.  Built without red
- * zone and SSE: interrupts come in on the running stack.
+ * other, the others are its targets.  Built without red zone and
+ * SSE: interrupts come in on the running stack.
  */
 #include "apic.h"
 #include "kvm_util.h"

@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * kvm-mode-bench: benchmarks of interrupts and kicks with small guests, for
- * stock and patched KVM alike. Started by the lab's runner inside L1, or by a
- * person on any host with /dev/kvm. Here: the benchmarks' names, the options of
- * `post`, messages.
+ * The `post` benchmark: its options, and for each workload a VM, its vCPU threads, the
+ * counters around it, the final account.
  */
-#include <errno.h>
 #include <getopt.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "kvm_util.h"
 
@@ -18,21 +13,6 @@
 
 #define STR(x)		#x
 #define XSTR(x)		STR(x)
-
-static const char overview[] =
-"usage: kvm-mode-bench BENCHMARK [options]\n"
-"\n"
-"Benchmarks of interrupts and kicks, with small guests of its own.\n"
-"\n"
-"  post    interrupts posted at random without waiting: what is lost, late or\n"
-"          wasted, what a post costs\n"
-"  ipi     latency of one IPI: self, unicast, multicast, broadcast\n"
-"  kick    from a kick to the vCPU being out of the run loop\n"
-"  exit    round trip of a VM-Exit, ordinary and fastpath\n"
-"  timer   latency of the TSC-deadline timer\n"
-"  apf     asynchronous page faults: what a page-ready event costs\n"
-"\n"
-"kvm-mode-bench BENCHMARK --help has the options.\n";
 
 static const char post_help[] =
 "usage: kvm-mode-bench post [options]\n"
@@ -65,89 +45,13 @@ static const char post_help[] =
 "Exit status: 0 all delivered in time, 1 something lost, doubled or late, or a\n"
 "failure, 2 wrong usage, 4 skipped because KVM cannot be used here.\n";
 
-struct options opts = {
-	.trace_kicks	= true,
-	.posts		= 100000,
-	.senders	= 1,
-	.seed		= 1,
-	.gap_max	= 2000,
-	.exit_gap_max	= 2000,
-	.long_every	= 64,
-	.stall_ms	= 1000,
-	.timeout_s	= 600,
-	.halt_poll_ns	= NO_VALUE,
-	.lab_port	= NO_VALUE,
+const char * const workload_names[POST_NR_WORKLOADS] = {
+	[POST_COMPUTE]	= "compute",
+	[POST_EXITS]	= "exits",
+	[POST_FASTPATH]	= "fastpath",
+	[POST_HLT]	= "hlt",
+	[POST_MIXED]	= "mixed",
 };
-
-static int (*other)(void);	/* not post */
-
-static void say(FILE *f, const char *head, const char *fmt, va_list ap)
-{
-	fputs(head, f);
-	vfprintf(f, fmt, ap);
-	fputc('\n', f);
-	fflush(f);
-}
-
-void die(const char *fmt, ...)
-{
-	bool ktap = opts.output == OUTPUT_KTAP;
-	va_list ap;
-
-	va_start(ap, fmt);
-	say(ktap ? stdout : stderr, ktap ? "Bail out! " : "kvm-mode-bench: ", fmt, ap);
-	va_end(ap);
-	_exit(EXIT_LOST);
-}
-
-void warn(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	say(stderr, "kvm-mode-bench: ", fmt, ap);
-	va_end(ap);
-}
-
-void skip(const char *name, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	if (opts.output != OUTPUT_KTAP) {
-		say(stderr, "kvm-mode-bench: skipped: ", fmt, ap);
-	} else {
-		if (name)
-			printf("1..1\nok 1 %s", name);
-		else
-			printf("1..0");
-		say(stdout, " # SKIP ", fmt, ap);
-	}
-	va_end(ap);
-	_exit(EXIT_SKIPPED);
-}
-
-void __noreturn usage_error(const char *what, const char *arg)
-{
-	fprintf(stderr, "kvm-mode-bench: %s '%s'; see --help\n", what, arg);
-	_exit(EXIT_USAGE);
-}
-
-u64 parse_number(const char *opt, const char *arg, u64 min, u64 max)
-{
-	char *end;
-	u64 n;
-
-	errno = 0;
-	n = strtoull(arg, &end, 0);
-	if (errno || end == arg || *end || *arg == '-' || n < min || n > max) {
-		fprintf(stderr,
-			"kvm-mode-bench: --%s wants a value from %lu to %lu, not '%s'\n",
-			opt, min, max, arg);
-		_exit(EXIT_USAGE);
-	}
-	return n;
-}
 
 static void parse_gap(char *arg)
 {
@@ -266,65 +170,225 @@ static void parse_option(int opt, char *arg)
 	}
 }
 
-static void post_parse(int argc, char **argv)
+bool post_parse(int argc, char **argv)
 {
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, "h", long_options, NULL)) != -1)
+	if (argc < 2 || strcmp(argv[1], "post"))
+		return false;
+	while ((opt = getopt_long(argc - 1, argv + 1, "h", long_options, NULL)) != -1)
 		parse_option(opt == 'h' ? O_HELP : opt, optarg);
 	if (opts.help) {
 		fputs(post_help, stdout);
 		fflush(stdout);
 		_exit(EXIT_SUCCESS);
 	}
-	if (optind < argc)
-		usage_error("unknown argument:", argv[optind]);
+	if (optind < argc - 1)
+		usage_error("unknown argument:", argv[optind + 1]);
 	if (!opts.workloads)
 		opts.workloads = (1u << POST_NR_WORKLOADS) - 1;
+	return true;
+}
+
+static void progress(struct post_vm *p, u64 posted, u64 elapsed_ms)
+{
+	double elapsed = elapsed_ms / 1000.0;
+
+	fprintf(stderr, "post %s: %lu of %lu posts, %.1f s elapsed",
+		p->cfg.name, posted, p->cfg.posts, elapsed);
+	if (posted)
+		fprintf(stderr, ", %.1f s expected",
+			elapsed * p->cfg.posts / posted);
+	fputc('\n', stderr);
+}
+
+static void vm_setup(struct post_vm *p, enum post_workload workload)
+{
+	struct post_setup cfg = {
+		.name		= workload_names[workload],
+		.workload	= workload,
+		.senders	= opts.senders,
+		.posts		= opts.posts,
+		.seed		= opts.seed,
+		.gap_min	= opts.gap_min,
+		.gap_max	= opts.gap_max,
+		.exit_gap_max	= opts.exit_gap_max,
+		.late_bound	= opts.late_bound,
+		.long_ticks	= opts.long_ticks,
+		.long_every	= opts.long_every,
+		.gap_cap	= opts.gap_cap,
+		.stall_ms	= opts.stall_ms,
+		.timeout_s	= opts.timeout_s,
+		.fastpath_ops	= host.fastpath_ops,
+		.progress	= progress,
+	};
+
+	post_vm_create(p, &cfg, 0);
 }
 
 /*
- * The library's own constructor already needs KVM's module parameters. This
- * one runs first, so that --help and wrong usage do not depend on KVM. The
- * library prints a plan when it skips, so KTAP's version line comes before it.
+ * HLT is there to test wakeups: without a value from the user it blocks at
+ * once instead of polling. The others keep the module's halt_poll_ns.
  */
-static void __attribute__((constructor(101))) options_parse(int argc, char **argv)
+static long long halt_poll_setup(struct post_vm *p, enum post_workload workload)
 {
-	const char *name = argc > 1 ? argv[1] : "";
+	long long ns = opts.halt_poll_ns;
 
-	if (!strcmp(name, "--help") || !strcmp(name, "-h")) {
-		fputs(overview, stdout);
-		fflush(stdout);
-		_exit(EXIT_SUCCESS);
-	}
-	if (!*name || *name == '-')
-		usage_error("no benchmark named, expected one such as", "post");
-	if (!strcmp(name, "post"))
-		post_parse(argc - 1, argv + 1);
-	else if (latency_parse(argc, argv))
-		other = latency_run;
-	else if (apf_parse(argc, argv))
-		other = apf_run;
-	else
-		usage_error("no such benchmark:", name);
-	if (opts.output == OUTPUT_KTAP) {
-		setvbuf(stdout, NULL, _IOLBF, 0);
-		puts("KTAP version 1");
-	}
-	if (access("/dev/kvm", R_OK | W_OK))
-		skip(NULL, "/dev/kvm: %s; load kvm-intel or kvm-amd, and run as root",
-		     strerror(errno));
+	if (ns == NO_VALUE && workload == POST_HLT)
+		ns = 0;
+	if (ns == NO_VALUE)
+		return host.halt_poll_ns;
+	vm_enable_cap(p->vm, KVM_CAP_HALT_POLL, ns);
+	return ns;
 }
 
-/* A failed assertion of the library ends with 254: for our callers it is 1 */
-static void map_status(int status, void *unused)
+static int cmp_u32(const void *a, const void *b)
 {
-	(void)unused;
-	if (status == 254)
-		_exit(EXIT_LOST);
+	u32 x = *(const u32 *)a, y = *(const u32 *)b;
+
+	return x < y ? -1 : x > y;
 }
 
-static int post_main(void)
+/* Nearest rank over all samples: exact, no buckets */
+static void latencies(struct post_vm *p, struct post_outcome *out)
+{
+	u64 n = 0, total = out->n.res.samples;
+	u32 *all;
+	unsigned int i;
+
+	if (!total)
+		return;
+	all = malloc(total * sizeof(*all));
+	if (!all)
+		die("no memory for %lu samples; use fewer --posts", total);
+	for (i = 0; i < opts.senders; i++) {
+		u64 k = p->s->sender[i].res.samples;
+
+		memcpy(all + n, p->buf[i], k * sizeof(*all));
+		n += k;
+	}
+	qsort(all, total, sizeof(*all), cmp_u32);
+	out->latency_p50 = all[(total * 50 + 99) / 100 - 1];
+	out->latency_p99 = all[(total * 99 + 99) / 100 - 1];
+	out->latency_max = all[total - 1];
+	free(all);
+}
+
+static void results(struct post_vm *p, struct post_outcome *out)
+{
+	struct post_shared *s = p->s;
+	u64 t_end = s->t_start;
+	unsigned int i;
+
+	post_vm_harvest(p, &out->n);
+	for (i = 0; i < p->nr_senders; i++) {
+		out->sender_waits += s->sender[i].waits;
+		out->send_ticks += s->sender[i].send_ticks;
+		if (s->sender[i].t_end > t_end)
+			t_end = s->sender[i].t_end;
+	}
+	out->ticks = t_end - s->t_start;
+	out->compute_ticks = s->target.compute;
+	memcpy(out->ops, s->target.ops, sizeof(out->ops));
+	out->late_bound = s->late_bound;
+	out->gap_cap = s->gap_cap;
+	out->long_ticks = s->long_ticks;
+	out->target_nvcsw = p->t[0].usage.ru_nvcsw;
+	out->target_nivcsw = p->t[0].usage.ru_nivcsw;
+	latencies(p, out);
+}
+
+static void stats_results(struct post_vm *p, const int *stats_fd,
+			  const struct vcpu_stats *before,
+			  struct post_outcome *out)
+{
+	unsigned int i, k;
+
+	for (i = 0; i < p->nr_vcpus; i++) {
+		struct vcpu_stats after;
+
+		vcpu_stats_read(stats_fd[i], &after);
+		for (k = 0; k < NR_VCPU_STATS; k++) {
+			long long d = counter_delta(before[i].n[k], after.n[k]);
+
+			if (!i)
+				out->target.n[k] = d;
+			out->all.n[k] = i ? counter_sum(out->all.n[k], d) : d;
+		}
+	}
+}
+
+/* true: everything posted was delivered once, in time, and nothing stalled */
+static bool verdict(const struct post_outcome *out)
+{
+	bool ok = true;
+
+	if (out->n.lost || out->n.doubled || out->n.res.late) {
+		warn("%s: %lu lost, %lu doubled, %lu late of %lu posts",
+		     out->workload, out->n.lost, out->n.doubled, out->n.res.late,
+		     out->n.posted);
+		ok = false;
+	}
+	if (out->n.stalled) {
+		warn("%s: %lu sender(s) found no handled vector for %lu ms and gave up",
+		     out->workload, out->n.stalled, opts.stall_ms);
+		ok = false;
+	}
+	if (!out->compute_ticks) {
+		warn("%s: no computing accounted, so `late` is void: raise --gap-cap (now %lu)",
+		     out->workload, out->gap_cap);
+		ok = false;
+	}
+	if (out->n.res.tsc_backwards)
+		warn("%s: %lu posts handled before they were posted: the TSCs differ",
+		     out->workload, out->n.res.tsc_backwards);
+	return ok;
+}
+
+static bool run_one(enum post_workload workload, struct post_outcome *out)
+{
+	struct vcpu_stats before[POST_MAX_VCPUS];
+	int stats_fd[POST_MAX_VCPUS];
+	struct irq_counts irq[2];
+	struct post_vm p;
+	bool tracing;
+	unsigned int i;
+
+	memset(out, 0, sizeof(*out));
+	out->workload = workload_names[workload];
+
+	vm_setup(&p, workload);
+	out->halt_poll_ns = halt_poll_setup(&p, workload);
+	for (i = 0; i < p.nr_vcpus; i++)
+		stats_fd[i] = vcpu_get_stats_fd(p.t[i].vcpu);
+	post_vm_start(&p);
+	for (i = 0; i < p.nr_vcpus; i++)
+		vcpu_stats_read(stats_fd[i], &before[i]);
+	tracing = kick_trace_start();
+	lab_counters_reset();
+	irq_counts_read(&irq[0]);
+	post_vm_go(&p);
+
+	post_vm_wait(&p);
+	post_vm_drain(&p);
+	post_vm_account(&p, &out->n);
+	post_vm_stop(&p);
+
+	irq_counts_read(&irq[1]);
+	out->emulator = lab_counters_read();
+	out->kick_ipi_traced = tracing ? kick_trace_stop() : NO_VALUE;
+	for (i = 0; i < NR_IRQ_LINES; i++)
+		out->irq.n[i] = counter_delta(irq[0].n[i], irq[1].n[i]);
+	stats_results(&p, stats_fd, before, out);
+	results(&p, out);
+
+	for (i = 0; i < p.nr_vcpus; i++)
+		close(stats_fd[i]);
+	post_vm_free(&p);
+	return verdict(out);
+}
+
+int post_run(void)
 {
 	unsigned int i, nr = 0;
 	bool ok = true;
@@ -341,19 +405,10 @@ static int post_main(void)
 
 		if (!(opts.workloads & 1u << i))
 			continue;
-		good = post_run(i, &out);
+		good = run_one(i, &out);
 		report_post(&out, good, ++nr);
 		ok &= good;
 		free(out.emulator);
 	}
 	return ok ? EXIT_SUCCESS : EXIT_LOST;
-}
-
-int main(void)
-{
-	on_exit(map_status, NULL);
-	/* The library loads the guest from this file; argv[0] may lack a path. */
-	program_invocation_name = "/proc/self/exe";
-	host_info_read();
-	return other ? other() : post_main();
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What a benchmark guest and its host side share: the layout of the shared
- * memory, the workloads, the seeded random numbers. Used by guest.c and post.c.
+ * What the `post` guest and its host side share: the layout of the shared
+ * memory, the workloads, the seeded random numbers.
  */
-#ifndef BENCH_GUEST_H
-#define BENCH_GUEST_H
+#ifndef POST_GUEST_H
+#define POST_GUEST_H
 
 #include <linux/bits.h>
 #include <linux/compiler.h>
@@ -255,4 +255,4 @@ void post_sender_run(struct post_shared *s, unsigned int i, u32 *buf,
 
 extern struct post_shared *post_guest_shared;
 
-#endif /* BENCH_GUEST_H */
+#endif /* POST_GUEST_H */

@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#include "guest.h"
+#include "post-guest.h"
 
 #define LAT_VEC			0x28	/* below POST_VEC_FIRST */
 #define LAT_MAX_VCPUS		16

@@ -67,7 +67,7 @@ compile()
 	name=$(basename "$src" .c)
 	# Guest code takes interrupts on its own stack, and they save no SSE.
 	case $name in
-	guest | *_guest | *-guest) extra=(-mno-red-zone -mgeneral-regs-only) ;;
+	*_guest | *-guest) extra=(-mno-red-zone -mgeneral-regs-only) ;;
 	esac
 	grep -qw vm_alloc "$kvm/include/kvm_util.h" || extra+=(-include "$here/old-library.h")
 	gcc -std=gnu11 -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -DQUIET \
@@ -80,7 +80,7 @@ compile()
 		-isystem "$tree/tools/include" \
 		-isystem "$tree/tools/arch/x86/include" \
 		-isystem "$work/headers/usr/include" \
-		-isystem "$kvm/.." -I "$here" -I "$here/../selftests/probe" -c "$src" -o "$work/$name.o"
+		-isystem "$kvm/.." -I "$here" -I "$program" -I "$here/../selftests/probe" -c "$src" -o "$work/$name.o"
 }
 
 # link OUTPUT OBJECT...
@@ -95,17 +95,29 @@ link()
 	mv "$output.new" "$output"
 }
 
+# library: what benchmarks and stress tests share
+library()
+{
+	local src
+
+	libkvm
+	shared=()
+	for src in "$here"/*.c; do
+		compile "$src"
+		shared+=("$(basename "$src" .c).o")
+	done
+}
+
 build_bench()
 {
 	local src objs=()
 
-	libkvm
-	for src in kvm-mode-bench post post-vm latency latency-guest window \
-		apf apf-vm apf-guest distribution counters report guest; do
-		compile "$here/$src.c"
-		objs+=("$src.o")
+	library
+	for src in "$program"/*.c; do
+		compile "$src"
+		objs+=("$(basename "$src" .c).o")
 	done
-	link "$out/kvm-mode-bench" "${objs[@]}"
+	link "$out/kvm-mode-bench" "${objs[@]}" "${shared[@]}"
 }
 
 # Every NAME_test.c of selftests/stress with what all of them share, and with
@@ -114,16 +126,12 @@ build_stress()
 {
 	local stress=$here/../selftests/stress src name objs
 
-	libkvm
+	library
 	mkdir -p "$out/stress"
-	compile "$here/guest.c"
-	compile "$here/post-vm.c"
-	compile "$here/apf-guest.c"
-	compile "$here/apf-vm.c"
 	compile "$stress/stress.c"
 	for src in "$stress"/*_test.c; do
 		name=$(basename "$src" .c)
-		objs=("$name.o" stress.o post-vm.o guest.o apf-vm.o apf-guest.o)
+		objs=("$name.o" stress.o "${shared[@]}")
 		compile "$src"
 		if [[ -e ${src/_test.c/_guest.c} ]]; then
 			compile "${src/_test.c/_guest.c}"
@@ -167,6 +175,7 @@ case ${1:-} in
 esac
 [[ $# -eq 2 ]] || usage
 here=$(cd "$(dirname "$0")" && pwd)
+program=$here/../bench/program
 [[ -e $1/tools/testing/selftests/kvm/Makefile ]] ||
 	die "$1 is no kernel tree with KVM selftests: unpack linux-source-6.12 and name it"
 tree=$(cd "$1" && pwd)

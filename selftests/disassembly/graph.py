@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Machine code of a built module or object as a graph that can be walked path by
-path, each path with what it knows of the registers.  Used by entry-order.py.
+path, each path with what it knows of the registers.
 
 A path is a chain of nodes; a node is an instruction, the values of the registers
 in front of it and the outcome of the last comparison, as far as they are known.
@@ -13,7 +13,7 @@ SECTION = re.compile(r"^Disassembly of section (\S+):$")
 INSN = re.compile(r"^\s*([0-9a-f]+):\t([^\t]+)(?:\t(.*))?$")
 RELOC = re.compile(r"^\s*[0-9a-f]+: (R_\w+)\s+(\S+?)([+-]0x[0-9a-f]+)?$")
 TABLE = re.compile(r"^([0-9a-f]+)\s+[0-9a-f]+\s+R_\S+\s+[0-9a-f]+\s+(\S+) \+ ([0-9a-f]+)$")
-SYMBOL = re.compile(r"^\s*\d+:\s+([0-9a-f]+)\s+(\S+)\s+FUNC\s+\w+\s+\w+\s+(\d+)\s+(\S+)$")
+SYMBOL = re.compile(r"^\s*\d+:\s+([0-9a-f]+)\s+(\S+)\s+(FUNC|NOTYPE)\s+\w+\s+\w+\s+(\d+)\s+(\S+)$")
 HEADER = re.compile(r"^\s*\[\s*(\d+)\]\s+(\S+)")
 MEMORY = re.compile(r"^(?:%\ws:)?(-?0x[0-9a-f]+|-?\d+)?\((%\w+)?(?:,(%\w+)(?:,\d)?)?\)$")
 PREFIXES = {"lock", "cs", "ds", "es", "data16", "rep", "repz", "repnz", "notrack", "bnd"}
@@ -119,7 +119,7 @@ class Program:
 
     def __init__(self, paths):
         self.insns, self.following, self.functions, self.more = {}, {}, {}, {}
-        self.starts = {}
+        self.starts, self.labels = {}, {}
         for path in paths:
             self.read_symbols(str(path))
             self.read_code(str(path))
@@ -130,10 +130,14 @@ class Program:
         sections = {m[1]: m[2] for m in map(HEADER.match, out.splitlines()) if m}
         for line in out.splitlines():
             m = SYMBOL.match(line)
-            if m and not m[4].startswith("__pfx_"):
-                place = (path, sections.get(m[3]), int(m[1], 16))
-                self.functions.setdefault(m[4], (place, int(m[2], 0)))
-                self.starts[place] = m[4]
+            if not m or m[5].startswith("__pfx_"):
+                continue
+            place = (path, sections.get(m[4]), int(m[1], 16))
+            if m[3] == "NOTYPE":
+                self.labels.setdefault(m[5], place)
+                continue
+            self.functions.setdefault(m[5], (place, int(m[2], 0)))
+            self.starts[place] = m[5]
 
     def read_code(self, path):
         section = last = None
@@ -194,6 +198,12 @@ class Program:
                                                  candidate):
                 return self.functions[candidate][0]
         return None
+
+    def body(self, name):
+        """The instructions of a function that is of one piece, in order of their addresses."""
+        start, size = self.functions[name]
+        return [self.insns[place] for place in sorted(self.insns)
+                if place[:2] == start[:2] and start[2] <= place[2] < start[2] + size]
 
     def holder(self, symbol):
         """Name of the one function that calls @symbol, or None."""
@@ -480,7 +490,7 @@ class Walker:
         return found
 
     def events(self, node):
-        """What happens at a node, as words: see entry-order.py."""
+        """What happens at a node, as words: see entry_order.py."""
         place, regs, _, stack = node
         insn, registers = self.program.insns[place], dict(regs)
         words = set()

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The guest of the `post` benchmark: vCPU 0 is the target, the others post
- * interrupts to it. Runs as a KVM selftests guest, started by post.c. Built
- * without red zone and SSE: interrupts come in on the running stack.
+ * interrupts to it. Runs as a KVM selftests guest.  Built without red zone
+ * and SSE: interrupts come in on the running stack.
  */
 #include "apic.h"
 #include "kvm_util.h"
 #include "processor.h"
 
-#include "guest.h"
+#include "post-guest.h"
 
 #define X2APIC_MSR(reg)		(APIC_BASE_MSR + ((reg) >> 4))
 #define LVTT_TSC_DEADLINE	(2u << 17)

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The latency benchmarks: ipi, exit, timer, kick.  Sets up the guest of
- * latency-guest.c, times kicks from here, sorts the samples.  Called by
- * kvm-mode-bench.c with the arguments behind the benchmark's name.
+ * latency-guest.c, times kicks from here, sorts the samples.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,26 +1,12 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Checks in built modules, or in objects of them, that the machine code keeps the
-order of accesses that models/litmus proves, on every path.  A lab cannot see a
-missing barrier: one emulator runs one instruction at a time, TSO hides most of the
-rest on the other.  The product has to pass, mutants of it must not.
-
-FILE is kvm.ko, kvm-intel.ko, kvm-amd.ko or one of the objects that the checks are
-about: x86.o, kvm_main.o, elide.o, vmx.o, svm.o.  Offsets come from their debug
-info (pahole), constants from the headers in TREE, which they were built from.
-64-bit only.
-Prints "ok NAME" or "FAIL NAME: what" for each check.
-
-exit status: 0 all in place, 1 violations, 2 usage or nothing to look at"""
-import argparse
+"""Checks that the machine code keeps the order of accesses that models/litmus proves, on
+every path.  A lab cannot see a missing barrier: one emulator runs one instruction at a
+time, TSO hides most of the rest on the other."""
 import functools
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])     # the packages
-from selftests.disassembly import Layout, Program, run, Walker
+from selftests.disassembly.build import Wrong
+from selftests.disassembly.graph import Walker
 
 RUN, SYNC = "call __SCT__kvm_x86_vcpu_run", "call __SCT__kvm_x86_sync_pir_to_irr"
 ELIDE, SHOULD_KICK = "call kvm_arch_elide_kick", "call kvm_arch_vcpu_should_kick"
@@ -35,113 +21,9 @@ DOORBELL = "call avic_ring_doorbell"
 # why smp_mb__after_srcu_read_unlock() is empty on every architecture.
 BARRIERS = {"barrier", "call __srcu_read_unlock"}
 
-OBJECTS = {"kvm.ko": ("x86.o", "kvm_main.o", "elide.o"),
-           "kvm-intel.ko": ("vmx.o",), "kvm-amd.ko": ("svm.o",)}
 INLINES = ("vcpu_enter_guest", "kvm_vcpu_exit_request", "kvm_mode_enter", "kvm_mode_reenter",
            "kvm_mode_cancel_entry", "kvm_mode_read", "kvm_mode_of_run_loop", "kvm_mode_notify",
            "kvm_vcpu_exiting_run_loop", "kvm_request_needs_ipi", "kvm_make_request")
-
-# A member of a structure, as pahole prints it: type, name, offset, size.
-MEMBER = re.compile(r"^\t+([\w ]+?)[\s(*]+(\w+)(?:\)\(.*\))?(?:\[\d+\])*(?: __attribute__.*?)?;"
-                    r"\s+/\*\s+(\d+)\s+(\d+) \*/$", re.M)
-
-
-class Wrong(Exception):
-    """A violation, or something that was not found; in words."""
-
-
-class Build:
-    """What the objects of one build have in common: constants and offsets."""
-
-    def __init__(self, tree, objects):
-        self.tree, self.objects, self.structs = Path(tree), objects, {}
-
-    def header(self, path):
-        try:
-            return (self.tree / path).read_text()
-        except OSError as error:
-            raise Wrong(f"no {path} in the tree") from error
-
-    def enumerator(self, path, name):
-        """Value of an enumerator without initializers ahead of it."""
-        for body in re.findall(r"\benum\b[^{;()]*\{([^}]*)\}", self.header(path)):
-            names = re.sub(r"/\*.*?\*/", "", body, flags=re.S).replace("\n", " ").split(",")
-            names = [n.strip() for n in names]
-            if name in names:
-                return names.index(name)
-        raise Wrong(f"no {name} in {path}")
-
-    def mode(self, name):
-        return self.enumerator("include/linux/kvm_host.h", name)
-
-    def flag(self, name):
-        return self.enumerator("arch/x86/kvm/mode/mode.h", name)
-
-    def bit(self, name):
-        m = re.search(rf"#define\s+{name}\s+BIT\((\d+)\)", self.header("include/linux/kvm_host.h"))
-        if not m:
-            raise Wrong(f"no {name} in kvm_host.h")
-        return 1 << int(m[1])
-
-    def member(self, struct, *names):
-        """(offset, size) of a member, names leading to it from structure to structure."""
-        offset = 0
-        for name in names:
-            if struct not in self.structs:
-                self.structs[struct] = self.members(struct)
-            if name not in self.structs[struct]:
-                raise Wrong(f"struct {struct} has no {name}")
-            of, at, size = self.structs[struct][name]
-            offset, struct = offset + at, of
-        return offset, size
-
-    def members(self, struct):
-        out = ""
-        for path in self.objects:
-            try:
-                out = out or run("pahole", "-C", struct, str(path))
-            except FileNotFoundError:
-                raise
-            except OSError:
-                continue        # no debug info, which the caller reports
-        return {m[2]: (m[1].split()[-1], int(m[3]), int(m[4])) for m in MEMBER.finditer(out)}
-
-    def layout(self, **extra):
-        """The fields that every check looks at, and @extra: name=(kind, members...)."""
-        layout, vcpu = Layout(), "kvm_vcpu"
-        layout.field("mode", "vcpu", *self.member(vcpu, "mode"))
-        layout.field("requests", "vcpu", *self.member(vcpu, "requests"))
-        layout.field("cpu", "vcpu", *self.member(vcpu, "cpu"))
-        layout.field("flag", "vcpu", *self.member(vcpu, "arch", "execution_mode"))
-        self.cross_check(self.member(vcpu, "arch", "execution_mode")[0])
-        for name, (struct, *members) in extra.items():
-            layout.field(name, "vcpu", *self.member(struct, *members))
-        return layout
-
-    def with_pid(self):
-        """The posted-interrupt descriptor; some bases share it with TDX, in vcpu_vt."""
-        for way in (("pi_desc",), ("vt", "pi_desc")):
-            try:
-                return self.layout(control=("vcpu_vmx", *way, "control"),
-                                   pir=("vcpu_vmx", *way, "pir"))
-            except Wrong as error:
-                missing = error
-        raise missing
-
-    def with_apic(self, layout):
-        layout.pointer("vcpu", self.member("kvm_vcpu", "arch", "apic")[0], "apic")
-        layout.pointer("apic", self.member("kvm_lapic", "vcpu")[0], "vcpu")
-        layout.pointer("apic", self.member("kvm_lapic", "regs")[0], "registers")
-        layout.field("apicv_active", "apic", *self.member("kvm_lapic", "apicv_active"))
-        layout.field("virr", "registers", 0, 1 << 12)
-        return layout
-
-    def cross_check(self, offset):
-        """The entry assembly's idea of the flag's place, if it was built."""
-        path = self.tree / "arch/x86/kvm/kvm-asm-offsets.h"
-        found = re.findall(r"_vcpu_execution_mode (\d+)", path.read_text()) if path.exists() else ()
-        if set(found) - {str(offset)}:
-            raise Wrong(f"kvm-asm-offsets.h has the flag at {found}, debug info at {offset}")
 
 
 class Paths:
@@ -502,43 +384,3 @@ CHECKS = {
               vmx_way_out),
     "svm.o": (svm_virr_first, svm_look_first, svm_notifies, svm_way_out),
 }
-
-
-def check_file(tree, path, types):
-    """Runs the checks of one file; returns how many failed."""
-    build, program, failed = Build(tree, [types or path]), Program([path]), 0
-    for name in OBJECTS.get(path.name, (path.name,)):
-        for check in CHECKS[name]:
-            label = check.__name__.replace("_", "-")
-            try:
-                check(build, program)
-                print(f"ok {label}")
-            except Wrong as error:
-                failed += 1
-                print(f"FAIL {label}: {error}; wanted: {check.__doc__}")
-    return failed
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tree", required=True, type=Path, help="made by prepare-tree, built")
-    parser.add_argument("--types", type=Path, metavar="OBJECT",
-                        help="whose debug info to take for the structures; default: FILE's own")
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
-    args = parser.parse_args()
-    for path in args.files:
-        if path.name not in OBJECTS and path.name not in CHECKS:
-            parser.error(f"no checks for {path.name}")
-        if not path.is_file():
-            parser.error(f"no {path}")
-    try:
-        failed = sum([check_file(args.tree, path, args.types) for path in args.files])
-    except (OSError, subprocess.SubprocessError) as error:
-        print(f"entry-order: {error}", file=sys.stderr)
-        return 2
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * A guest that uses asynchronous page faults, and the VM around it: memory behind
- * userfaultfd, whose pages come when the host gives them.  Shared by the guest
- * (apf-guest.c), its host side (apf-vm.c), the benchmark `apf` and apf_test.
+ * userfaultfd, whose pages come when the host gives them.
  *
  * The guest touches one page after the other.  A page that is not there is
  * announced by a #PF with a token; the guest goes on and comes back when the
  * token has returned with an interrupt.  Each token is accounted for.
  */
-#ifndef BENCH_APF_GUEST_H
-#define BENCH_APF_GUEST_H
+#ifndef APF_GUEST_H
+#define APF_GUEST_H
 
 #include <linux/bits.h>
 #include <linux/types.h>
 
-#include "guest.h"
+#include "post-guest.h"
 
 #define APF_VEC		0xec
 #define APF_MAX_OUT	64	/* what KVM has outstanding per vCPU, at most */
@@ -167,4 +166,4 @@ static inline u64 apf_page_value(u64 page, u64 round)
 	return (page + 1) * 0x9e3779b97f4a7c15ull + round;
 }
 
-#endif /* BENCH_APF_GUEST_H */
+#endif /* APF_GUEST_H */

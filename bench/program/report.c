@@ -2,7 +2,7 @@
 /*
  * The forms of a result: a row of a table, a line of JSON, or KTAP: a line
  * "# name value unit" for each number, then the result line with the counts that
- * decide. Called by kvm-mode-bench.c after each workload, by latency.c after its run.
+ * decide.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Exact percentiles of samples that are all kept.  Used by latency.c and window.c. */
+/* Exact percentiles of samples that are all kept. */
 #include <math.h>
 #include <stdlib.h>
 

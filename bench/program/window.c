@@ -3,7 +3,7 @@
  * `exit --window`: for each VM-Exit that the guest timed, when a sender of
  * posted interrupts on another CPU saw the vCPU leave the guest and come back.
  * kvm-mode-probe.ko watches the states from this thread's CPU, the guest's and
- * the host's TSC are laid over each other afterwards.  Called by latency.c.
+ * the host's TSC are laid over each other afterwards.
  */
 #include <errno.h>
 #include <stdlib.h>

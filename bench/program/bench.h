@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/*
- * The host side of kvm-mode-bench: options, counters and results, shared by
- * kvm-mode-bench.c, post.c, latency.c, window.c, distribution.c, counters.c and report.c.
- */
+/* The host side of kvm-mode-bench: its benchmarks, counters and results. */
 #ifndef BENCH_H
 #define BENCH_H
 
@@ -10,35 +7,10 @@
 #include <stdio.h>
 
 #include "apf-vm.h"
+#include "options.h"
 #include "post-vm.h"
 
-#define EXIT_LOST	1
-#define EXIT_USAGE	2
-#define EXIT_SKIPPED	4
-
 #define EMULATOR_TEXT	65536
-
-enum output { OUTPUT_TABLE, OUTPUT_JSON, OUTPUT_KTAP };
-
-struct options {
-	enum output output;		/* of all benchmarks; the others are post's */
-	bool help;
-	bool trace_kicks;
-	unsigned int workloads;		/* bit per enum post_workload */
-	u64 posts;
-	u64 senders;
-	u64 seed;
-	u64 gap_min, gap_max;
-	u64 exit_gap_max;
-	u64 late_bound;			/* 0: by vendor */
-	u64 long_ticks;			/* 0: four times late_bound */
-	u64 long_every;
-	u64 gap_cap;			/* 0: a tenth of late_bound */
-	u64 stall_ms;
-	u64 timeout_s;
-	long long halt_poll_ns;		/* NO_VALUE: leave the module's */
-	long long lab_port;		/* NO_VALUE: no emulator counters */
-};
 
 /* Lines of /proc/interrupts, summed over the CPUs; and CPU 0's, where vCPU 0 is pinned */
 enum irq_line { IRQ_PIN, IRQ_NPI, IRQ_PIW, IRQ_RES, IRQ_CAL, IRQ_LOC, NR_IRQ_LINES };
@@ -146,7 +118,6 @@ struct apf_outcome {
 	char *emulator;			/* JSON text or NULL */
 };
 
-extern struct options opts;
 extern struct host_info host;
 extern const char * const workload_names[POST_NR_WORKLOADS];
 extern const char * const irq_line_names[NR_IRQ_LINES];
@@ -163,14 +134,14 @@ long long kick_trace_stop(void);
 void lab_counters_reset(void);
 char *lab_counters_read(void);
 
-/* post.c */
-bool post_run(enum post_workload workload, struct post_outcome *out);
-
-/* latency.c: false if it is none of its benchmarks; exit status */
+/*
+ * post.c, latency.c, apf.c.  Parse: the program's arguments; false if they name none of its
+ * benchmarks; --help and wrong usage end the program.  Run: the exit status.
+ */
+bool post_parse(int argc, char **argv);
+int post_run(void);
 bool latency_parse(int argc, char **argv);
 int latency_run(void);
-
-/* apf.c: false if it is not that; exit status */
 bool apf_parse(int argc, char **argv);
 int apf_run(void);
 
@@ -182,12 +153,6 @@ struct lat_shared;
 void window_watch(int probe_fd, struct post_vm *p, struct lat_shared *l);
 void window_find(struct post_vm *p, struct lat_shared *l, const u32 *ticks,
 		 struct window_result *w);
-
-/* kvm-mode-bench.c: both end the program on wrong usage */
-u64 parse_number(const char *opt, const char *arg, u64 min, u64 max);
-void __noreturn usage_error(const char *what, const char *arg);
-/* kvm-mode-bench.c: the machine cannot do it; @name is the one case, NULL: all */
-void __noreturn __printf(2, 3) skip(const char *name, const char *fmt, ...);
 
 /* report.c: ahead of all results; one of them, @nr counts from 1 */
 void report_plan(unsigned int n, u64 seed);

@@ -2,10 +2,10 @@
 /*
  * The VM of the guest that uses asynchronous page faults (apf-guest.c): memory
  * behind userfaultfd, the thread that gives its pages, vCPU threads, what the
- * guest asks of its host.  Used by apf.c, which measures, and by apf_test.
+ * guest asks of its host.
  */
-#ifndef BENCH_APF_VM_H
-#define BENCH_APF_VM_H
+#ifndef APF_VM_H
+#define APF_VM_H
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -13,6 +13,7 @@
 #include "kvm_util.h"
 
 #include "apf-guest.h"
+#include "messages.h"
 
 struct apf_host_vcpu;
 
@@ -102,4 +103,4 @@ void apf_vm_free(struct apf_vm *a);
 void apf_vm_give(struct apf_vm *a, unsigned int i, u64 page);
 void apf_vm_set_areas(struct apf_vm *a, bool there, u32 flags);
 
-#endif /* BENCH_APF_VM_H */
+#endif /* APF_VM_H */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The benchmark of asynchronous page faults.  Runs the guest of apf-guest.c once,
- * counts what it costs.  Called by kvm-mode-bench.c.
+ * counts what it costs.
  */
 #include <getopt.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 /*
  * Everything the host counts while a guest runs: /proc/interrupts, KVM binary
  * statistics, kicks by tracepoint, the lab emulator's counters, module
- * parameters. Called by post.c, and by kvm-mode-bench.c for host_info_read().
+ * parameters.
  */
 #include <ctype.h>
 #include <errno.h>

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The VM of the `post` guest (guest.c): set up, vCPU threads, host threads that
- * post as well, waiting for the end, stopping. Used by post.c, which measures,
- * and by the stress tests, which disturb. One VM at a time in a program.
+ * The VM of the `post` guest (post-guest.c): set up, vCPU threads, host threads that
+ * post as well, waiting for the end, stopping.  One VM at a time in a program.
  */
-#ifndef BENCH_POST_VM_H
-#define BENCH_POST_VM_H
+#ifndef POST_VM_H
+#define POST_VM_H
 
 #include <pthread.h>
 #include <signal.h>
@@ -14,7 +13,8 @@
 
 #include "kvm_util.h"
 
-#include "guest.h"
+#include "messages.h"
+#include "post-guest.h"
 
 #define NO_VALUE	(-1ll)	/* not there, not measurable: null in JSON */
 #define POST_MAX_VCPUS	(POST_MAX_SENDERS + 1)
@@ -94,8 +94,4 @@ void post_vm_free(struct post_vm *p);
 u64 now_ms(void);
 void sleep_ms(unsigned int ms);
 
-/* The program's: a message, then exit status 1; a message only. */
-void __noreturn __printf(1, 2) die(const char *fmt, ...);
-void __printf(1, 2) warn(const char *fmt, ...);
-
-#endif /* BENCH_POST_VM_H */
+#endif /* POST_VM_H */
