@@ -16,59 +16,26 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "apic.h"
-#include "post-guest.h"
 #include "kvm_util.h"
 #include "processor.h"
-#include "stress.h"
 #include "svm_util.h"
 #include "vmx.h"
 
+#include "stress.h"
+#include "vm_fail.h"
+
 #define SIG_OUT		SIGUSR1
-#define PORT		0xe0	/* nothing in KVM answers it */
 #define LIMIT_US	20000000
 #define VEC_PER_HELPER	32
 #define SHORT_US	100	/* pauses of the helpers */
 #define LONG_US		1000
 #define IDLE_RUNS	1000	/* KVM_RUNs in which nothing was delivered */
 #define OUT_EVERY	32	/* one in so many KVM_RUNs stays out for long */
-#define BAD_TPR		0x10	/* bits 31:4 of the TPR threshold must be 0 */
-
-/* VM-instruction errors */
-#define ERROR_CONTROL	7
-#define ERROR_HOST	8
-
-/* What L1 does to the VMCS or the VMCB ahead of an entry */
-enum kind {
-	GOOD,		/* nothing: L2 runs and comes back with a hypercall */
-	KVM_CONTROL,	/* KVM's checks of the controls reject it */
-	KVM_HOST,	/* ... of the host state (Intel) */
-	KVM_STATE,	/* ... of the guest state */
-	HW_CONTROL,	/* only the CPU rejects it: VM-Fail (Intel) */
-	HW_STATE,	/* only the CPU rejects it: VM-Exit, entry failed */
-	PORT_IO,	/* L2 goes to userspace, which may break its state */
-	NR_KINDS
-};
 
 static const char * const kind_names[NR_KINDS] = {
 	"good", "KVM's control checks", "KVM's host checks",
 	"KVM's state checks", "VM-Fail by the CPU", "exit by the CPU",
 	"I/O of L2",
-};
-
-/* Written by the guest, but for stop, kinds, seed and the addresses */
-struct guest_shared {
-	u64 stop;
-	u64 kinds;		/* BIT(enum kind) of those to do */
-	u64 seed;
-	u64 vapic_gpa;
-	u64 none_enters;	/* even a good entry ends in a VM-Fail */
-	u64 loops;
-	u64 done[NR_KINDS];	/* ended as they must */
-	u64 intr_exits;		/* entries that an interrupt of L1 ended */
-	u64 triple;		/* entries that ended in a triple fault */
-	u64 wrong;		/* any other end; the last of them: */
-	u64 wrong_kind, wrong_reason, wrong_error;
 };
 
 struct rig;
@@ -87,7 +54,7 @@ struct rig {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
 	struct post_shared *posts;
-	struct guest_shared *guest;
+	struct fail_shared *guest;
 	pthread_t main;
 	u64 rnd;
 	u64 pause_us;		/* of the helpers, at most */
@@ -106,310 +73,6 @@ struct rig {
 	struct kvm_mode_probe first_bad;
 	u64 posted, lost;
 };
-
-static struct guest_shared *guest_shared;
-static u8 l2_stack[4096] __aligned(16);
-
-/*
- * The guests.  This file is compiled with a red zone, so interrupts come in
- * only where the stack pointer has been moved out of its way.
- */
-#define SKIP_RED_ZONE	"lea -128(%%rsp), %%rsp\n\t"
-#define BACK		"lea 128(%%rsp), %%rsp\n\t"
-
-static void take_interrupts(void)
-{
-	asm volatile(SKIP_RED_ZONE "sti; nop; nop; cli\n\t" BACK
-		     ::: "memory", "cc");
-}
-
-/* Until told to stop: computes, and goes to userspace once in a while */
-static void loop_guest(void)
-{
-	x2apic_enable();
-	GUEST_SYNC(0);
-	asm volatile(SKIP_RED_ZONE
-		     "sti\n\t"
-		     "1: mov $64, %%ecx\n\t"
-		     "2: incq %[loops]\n\t"
-		     "dec %%ecx\n\t"
-		     "jnz 2b\n\t"
-		     "out %%al, %[port]\n\t"
-		     "cmpq $0, %[stop]\n\t"
-		     "je 1b\n\t"
-		     "cli\n\t" BACK
-		     : [loops]"+m"(guest_shared->loops)
-		     : [stop]"m"(guest_shared->stop), [port]"i"(PORT)
-		     : "rcx", "cc", "memory");
-	GUEST_DONE();
-}
-
-/* The same without the way to userspace: exits are KVM's own, and signals */
-static void cpuid_guest(void)
-{
-	u32 eax, ebx, ecx, edx;
-
-	x2apic_enable();
-	GUEST_SYNC(0);
-	while (!READ_ONCE(guest_shared->stop)) {
-		guest_shared->loops++;
-		cpuid(0, &eax, &ebx, &ecx, &edx);
-		take_interrupts();
-	}
-	GUEST_DONE();
-}
-
-/* L2 uses no register and no stack, whatever L1 leaves of them */
-static __attribute__((naked)) void l2_vmcall(void)
-{
-	asm volatile("1: vmcall; jmp 1b");
-}
-
-static __attribute__((naked)) void l2_vmmcall(void)
-{
-	asm volatile("1: vmmcall; jmp 1b");
-}
-
-static __attribute__((naked)) void l2_port(void)
-{
-	asm volatile("1: out %%al, %[port]; vmcall; jmp 1b" :: [port]"i"(PORT));
-}
-
-static void *l2_stack_top(void)
-{
-	return l2_stack + sizeof(l2_stack) - 8;
-}
-
-/* One of the kinds asked for; GOOD is every other one */
-static enum kind next_kind(struct guest_shared *g, u64 *rnd)
-{
-	enum kind kind = GOOD;
-
-	if (rnd_next(rnd) >> 63)
-		return GOOD;
-	do {
-		kind = rnd_below(rnd, NR_KINDS);
-	} while (!(g->kinds & BIT(kind)));
-	return kind;
-}
-
-static void ended(struct guest_shared *g, enum kind kind, bool expected,
-		  u64 reason, u64 error)
-{
-	if (expected) {
-		g->done[kind]++;
-		return;
-	}
-	g->wrong_kind = kind;
-	g->wrong_reason = reason;
-	g->wrong_error = error;
-	WRITE_ONCE(g->wrong, g->wrong + 1);
-}
-
-/* Everything that a kind or an exit changes, as it must be for a good entry */
-static void vmx_restore(u64 *rnd, u64 pin, u64 cpu)
-{
-	bool exiting = rnd_next(rnd) >> 63;
-
-	vmwrite(PIN_BASED_VM_EXEC_CONTROL,
-		pin | (exiting ? PIN_BASED_EXT_INTR_MASK : 0));
-	vmwrite(CPU_BASED_VM_EXEC_CONTROL, cpu);
-	vmwrite(CR3_TARGET_COUNT, 0);
-	vmwrite(HOST_CR0, get_cr0());
-	vmwrite(VMCS_LINK_POINTER, -1ull);
-	vmwrite(GUEST_RIP, (u64)l2_vmcall);
-	vmwrite(GUEST_RSP, (u64)l2_stack_top());
-	vmwrite(GUEST_RFLAGS, rnd_next(rnd) >> 63 ? 0x202 : 2);
-	vmwrite(GUEST_TR_AR_BYTES, 0x8b);
-	vmwrite(GUEST_INTERRUPTIBILITY_INFO, 0);
-}
-
-static void vmx_break(struct guest_shared *g, enum kind kind, u64 cpu)
-{
-	switch (kind) {
-	case KVM_CONTROL:
-		vmwrite(CR3_TARGET_COUNT, 5);
-		break;
-	case KVM_HOST:
-		vmwrite(HOST_CR0, 0);
-		break;
-	case KVM_STATE:
-		vmwrite(VMCS_LINK_POINTER, 1);
-		break;
-	case HW_CONTROL:
-		vmwrite(CPU_BASED_VM_EXEC_CONTROL, cpu | CPU_BASED_TPR_SHADOW);
-		vmwrite(VIRTUAL_APIC_PAGE_ADDR, g->vapic_gpa);
-		vmwrite(TPR_THRESHOLD, BAD_TPR);
-		break;
-	case HW_STATE:
-		vmwrite(GUEST_RFLAGS, 0);
-		break;
-	case PORT_IO:
-		/* L1 does not look after an event that a triple fault cuts off. */
-		vmwrite(GUEST_RFLAGS, 2);
-		vmwrite(GUEST_RIP, (u64)l2_port);
-		break;
-	default:
-		break;
-	}
-}
-
-/* @error: the VM-instruction error, 0 if the entry ended in a VM-Exit */
-static void vmx_judge(struct guest_shared *g, enum kind kind, u64 error)
-{
-	u64 reason = error ? 0 : vmreadz(VM_EXIT_REASON);
-	const u64 bad_state = EXIT_REASON_FAILED_VMENTRY |
-			      EXIT_REASON_INVALID_STATE;
-
-	if (kind == GOOD && g->none_enters)
-		kind = HW_CONTROL;
-	switch (kind) {
-	case KVM_CONTROL:
-	case HW_CONTROL:
-		ended(g, kind, error == ERROR_CONTROL,
-		      reason, error);
-		break;
-	case KVM_HOST:
-		ended(g, kind, error == ERROR_HOST,
-		      reason, error);
-		break;
-	case KVM_STATE:
-	case HW_STATE:
-		ended(g, kind, !error && reason == bad_state, reason, error);
-		break;
-	default:
-		if (!error && reason == EXIT_REASON_EXTERNAL_INTERRUPT)
-			g->intr_exits++;
-		else if (!error && kind == PORT_IO &&
-			 reason == EXIT_REASON_TRIPLE_FAULT)
-			g->triple++;
-		else
-			ended(g, kind, !error && reason == EXIT_REASON_VMCALL,
-			      reason, error);
-		break;
-	}
-}
-
-/* VMLAUNCH or VMRESUME, whichever it must be; @launched follows */
-static u64 vmx_enter(struct vmx_pages *vmx, u64 *rnd, bool *launched)
-{
-	if (*launched && !rnd_below(rnd, 4)) {
-		GUEST_ASSERT(!vmclear(vmx->vmcs_gpa));
-		GUEST_ASSERT(!vmptrld(vmx->vmcs_gpa));
-		*launched = false;
-	}
-	if (*launched ? vmresume() : vmlaunch())
-		return vmreadz(VM_INSTRUCTION_ERROR) ?: -1ull;
-	if (!(vmreadz(VM_EXIT_REASON) & EXIT_REASON_FAILED_VMENTRY))
-		*launched = true;
-	return 0;
-}
-
-static void vmx_guest(struct vmx_pages *vmx)
-{
-	struct guest_shared *g = guest_shared;
-	u64 rnd = rnd_stream(g->seed, 1), pin, cpu;
-	bool launched = false;
-
-	x2apic_enable();
-	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-	GUEST_ASSERT(load_vmcs(vmx));
-	prepare_vmcs(vmx, l2_vmcall, l2_stack_top());
-	pin = vmreadz(PIN_BASED_VM_EXEC_CONTROL);
-	cpu = vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS;
-	vmx_restore(&rnd, pin, cpu);
-	g->none_enters = vmx_enter(vmx, &rnd, &launched) == ERROR_CONTROL;
-	GUEST_SYNC(0);
-	while (!READ_ONCE(g->stop)) {
-		enum kind kind = next_kind(g, &rnd);
-
-		vmx_restore(&rnd, pin, cpu);
-		vmx_break(g, kind, cpu);
-		vmx_judge(g, kind, vmx_enter(vmx, &rnd, &launched));
-		take_interrupts();
-		WRITE_ONCE(g->loops, g->loops + 1);
-	}
-	GUEST_DONE();
-}
-
-static void svm_restore(struct vmcb *vmcb, u64 *rnd)
-{
-	struct vmcb_control_area *control = &vmcb->control;
-
-	control->asid = 1;
-	control->event_inj = 0;
-	control->intercept &= ~BIT_ULL(INTERCEPT_INTR);
-	control->int_ctl = 0;
-	if (rnd_next(rnd) >> 63)
-		control->intercept |= BIT_ULL(INTERCEPT_INTR);
-	if (rnd_next(rnd) >> 63)
-		control->int_ctl = V_INTR_MASKING_MASK;
-	vmcb->save.efer = rdmsr(MSR_EFER);
-	vmcb->save.rip = (u64)l2_vmmcall;
-	vmcb->save.rsp = (u64)l2_stack_top();
-	vmcb->save.rflags = rnd_next(rnd) >> 63 ? 0x202 : 2;
-}
-
-static void svm_break(struct vmcb *vmcb, enum kind kind)
-{
-	switch (kind) {
-	case KVM_CONTROL:
-		vmcb->control.asid = 0;
-		break;
-	case KVM_STATE:
-		vmcb->save.efer &= ~EFER_SVME;
-		break;
-	case HW_STATE:
-		/* An exception has no vector 2, that is NMI. */
-		vmcb->control.event_inj = SVM_EVTINJ_VALID |
-					  SVM_EVTINJ_TYPE_EXEPT | NMI_VECTOR;
-		break;
-	default:
-		break;
-	}
-}
-
-static void svm_judge(struct guest_shared *g, enum kind kind, u32 code)
-{
-	if (kind != GOOD)
-		ended(g, kind, code == (u32)SVM_EXIT_ERR, code, 0);
-	else if (code == SVM_EXIT_INTR)
-		g->intr_exits++;
-	else
-		ended(g, kind, code == SVM_EXIT_VMMCALL, code, 0);
-}
-
-/* GIF is 0 but for L2; IF is 1 then, as it holds interrupts of L1 back there */
-static void svm_enter(u64 vmcb_gpa)
-{
-	asm volatile("push %%rbp\n\t"
-		     "clgi; sti; vmrun %%rax; cli; stgi\n\t"
-		     "pop %%rbp\n\t"
-		     : "+a"(vmcb_gpa) :
-		     : "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10",
-		       "r11", "r12", "r13", "r14", "r15", "cc", "memory");
-}
-
-static void svm_guest(struct svm_test_data *svm)
-{
-	struct guest_shared *g = guest_shared;
-	u64 rnd = rnd_stream(g->seed, 1);
-
-	x2apic_enable();
-	generic_svm_setup(svm, l2_vmmcall, l2_stack_top());
-	GUEST_SYNC(0);
-	while (!READ_ONCE(g->stop)) {
-		enum kind kind = next_kind(g, &rnd);
-
-		svm_restore(svm->vmcb, &rnd);
-		svm_break(svm->vmcb, kind);
-		svm_enter(svm->vmcb_gpa);
-		svm_judge(g, kind, svm->vmcb->control.exit_code);
-		take_interrupts();
-		WRITE_ONCE(g->loops, g->loops + 1);
-	}
-	GUEST_DONE();
-}
 
 /* The helpers */
 static void begin(struct helper *h)
@@ -614,7 +277,7 @@ static void handle_exit(struct rig *r)
 	struct kvm_run *run = r->vcpu->run;
 	struct ucall uc;
 
-	if (run->exit_reason == KVM_EXIT_IO && run->io.port == PORT) {
+	if (run->exit_reason == KVM_EXIT_IO && run->io.port == FAIL_PORT) {
 		r->io++;
 		return;
 	}
@@ -722,7 +385,7 @@ static void shared_setup(struct rig *r, u64 kinds)
 	r->posts = guest_alloc(r, sizeof(*r->posts), &gva);
 	write_guest_global(r->vm, post_guest_shared, (struct post_shared *)gva);
 	r->guest = guest_alloc(r, sizeof(*r->guest), &gva);
-	write_guest_global(r->vm, guest_shared, (struct guest_shared *)gva);
+	write_guest_global(r->vm, fail_shared, (struct fail_shared *)gva);
 	guest_alloc(r, getpagesize(), &gva);
 	r->guest->vapic_gpa = addr_gva2gpa(r->vm, gva);
 	r->guest->kinds = kinds | BIT(GOOD);
@@ -760,9 +423,9 @@ static void rig_start(struct rig *r, void *guest, u64 kinds, u64 pause_us)
 
 	memset(r, 0, sizeof(*r));
 	r->vm = vm_create_with_one_vcpu(&r->vcpu, guest);
-	if (guest == vmx_guest)
+	if (guest == fail_guest_vmx)
 		vcpu_alloc_vmx(r->vm, &gva);
-	else if (guest == svm_guest)
+	else if (guest == fail_guest_svm)
 		vcpu_alloc_svm(r->vm, &gva);
 	vcpu_args_set(r->vcpu, 1, gva);
 	shared_setup(r, kinds);
@@ -968,7 +631,7 @@ static void case_interrupted(void)
 
 	if (!stress_case_begin("runs broken off") || !needs_probe())
 		return;
-	rig_start(&r, cpuid_guest, 0, SHORT_US);
+	rig_start(&r, fail_guest_cpuid, 0, SHORT_US);
 	while (go_on(&r, r.runs)) {
 		break_off(&r);
 		stress_progress("%lu runs, %lu given up on entry", r.runs,
@@ -1022,7 +685,7 @@ static void case_emulated(void)
 		stress_skip("this KVM enters any state; load kvm-intel with unrestricted_guest=0");
 		return;
 	}
-	rig_start(&r, loop_guest, 0, SHORT_US);
+	rig_start(&r, fail_guest_loop, 0, SHORT_US);
 	while (go_on(&r, emulated)) {
 		emulated += emulate_some(&r);
 		run_and_stay(&r);
@@ -1054,7 +717,7 @@ static void case_invalid_l2(void)
 
 	if (!stress_case_begin("L2 made invalid") || !needs_nested(true))
 		return;
-	rig_start(&r, vmx_guest, BIT(PORT_IO), SHORT_US);
+	rig_start(&r, fail_guest_vmx, BIT(PORT_IO), SHORT_US);
 	if (!can_enter(&r))
 		return;
 	while (go_on(&r, r.guest->triple) && !READ_ONCE(r.guest->wrong)) {
@@ -1086,7 +749,7 @@ static u64 entries(struct rig *r)
 /* Every kind asked for came, and every one ended as it must */
 static bool kinds_ok(struct rig *r)
 {
-	struct guest_shared *g = r->guest;
+	struct fail_shared *g = r->guest;
 	bool ok = !g->wrong;
 	int i;
 
@@ -1108,7 +771,7 @@ static void enter_nested(u64 kinds)
 	struct rig r;
 	bool ok;
 
-	rig_start(&r, host_cpu_is_intel ? (void *)vmx_guest : svm_guest,
+	rig_start(&r, host_cpu_is_intel ? (void *)fail_guest_vmx : fail_guest_svm,
 		  kinds, host_cpu_is_intel ? SHORT_US : LONG_US);
 	if (r.guest->none_enters && (kinds & BIT(HW_CONTROL)))
 		stress_note("no entry passes KVM's early check on this CPU: all are VM-Fails");
