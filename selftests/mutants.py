@@ -147,8 +147,7 @@ def static_rows(project, say, only=""):
         took = time.time() - start
         say(f"mutant {n} of {len(some)}: {mutant}: {'caught' if found else 'NOT CAUGHT'}, "
             f"{took:.0f} s")
-        rows.append((mutant, found and ("entry assembly: " if STATIC[mutant][1] is None
-                                        else "entry order: ") + found, took))
+        rows.append((mutant, found and f"machine code: {found}", took))
     return rows
 
 
@@ -238,7 +237,7 @@ def run(project, static, only):
         took = int(time.time() - start)
         print(f"[{took // 60}:{took % 60:02d}] {text}", file=sys.stderr, flush=True)
     say(f"{len(STATIC)} mutants in the machine code, about 4:00"
-        + ("" if static else f"; {sum(map(len, DYNAMIC.values()))} in the labs, about 25:00"))
+        + ("" if static else f"; {sum(map(len, DYNAMIC.values()))} in the labs, about 35:00"))
     rows = static_rows(project, say, only)
     for name, mutants in {}.items() if static else DYNAMIC.items():
         some = {mutant: row for mutant, row in mutants.items() if only in mutant}
