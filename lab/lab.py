@@ -54,10 +54,6 @@ class Watchdog(LabError):
     """--timeout or --hang expired."""
 
 
-class DeafCpu(Watchdog):
-    """The same, and a CPU sleeps in spite of an interrupt: the emulator's fault."""
-
-
 class DeadTimer(LabError):
     """A CPU of L1 gets no timer interrupts, before any KVM is loaded."""
 
@@ -250,11 +246,11 @@ class Run:
 
     def _hung(self, kind, what, console):
         """The error, with where each CPU stands."""
-        state = self.emulator.state()
-        console.log.write("".join(line + "\n" for line in state))
-        deaf = monitor.deaf(state)
-        if deaf and kind is Watchdog:
-            kind, what = DeafCpu, f"{what}; asleep in spite of an interrupt: CPU {deaf}"
+        states = monitor.samples(self.emulator.state)
+        state = states[-1]
+        console.log.write("".join(line + "\n" for lines in states for line in lines))
+        for cpu, why in monitor.deaf(states).items():
+            what = f"{what}; CPU {cpu} sleeps in spite of an interrupt: {why}"
         return kind("\n".join([self._say(what, console), *("  | " + s for s in state)]))
 
     def _say(self, what, console):

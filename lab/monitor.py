@@ -7,8 +7,10 @@ import json
 import os
 import re
 import socket
+import time
 
 SECONDS = 5.0
+SAMPLES, APART = 3, 1.0         # of a machine that hangs; seconds
 # Of `info registers` and `info lapic`: where the CPU stands, whether it takes interrupts
 # (RFL, HLT; APR's line has the TPR), and its timer. A CPU with its vector in neither IRR nor
 # ISR, a count of 0 and HLT=1 has lost its timer interrupt.
@@ -17,24 +19,42 @@ LAPIC = re.compile(r"^((?:LVTT|Timer|ISR|IRR|APR)\b.*)", re.MULTILINE)
 
 
 IF, GIF = 0x200, 1              # of RFL and of HF2
+REQUESTED = 0x12                # of REQ: CPU_INTERRUPT_HARD, CPU_INTERRUPT_POLL
 
 
-def deaf(lines):
-    """Numbers of the CPUs, of what cpus() returned, that sleep in HLT with IF and GIF set and an
-    interrupt in IRR above PPR.  No CPU does that: QEMU has lost the request, or not woken the
-    CPU's thread."""
-    text, found = "\n".join(lines), []
-    for cpu in sorted(set(re.findall(r"^cpu (\d+):", text, re.MULTILINE)), key=int):
-        own = "\n".join(re.findall(rf"^cpu {cpu}: (.*)", text, re.MULTILINE))
-        flags = re.search(r"^RIP=.* RFL=([0-9a-f]+) .* HLT=1", own, re.MULTILINE)
-        state = re.search(r"^REQ=.* HF2=([0-9a-f]+)", own, re.MULTILINE)
-        irr = [int(n) for n in re.findall(r"\b\d+\b", (re.findall(r"^IRR (.*)", own, re.MULTILINE)
-                                                       or [""])[0])]
-        ppr = re.search(r"^APR .* PPR 0x([0-9a-f]+)", own, re.MULTILINE)
-        if (flags and state and irr and ppr and int(flags[1], 16) & IF and
-                int(state[1], 16) & GIF and max(irr) >> 4 > int(ppr[1], 16) >> 4):
-            found.append(int(cpu))
-    return found
+def deaf(samples):
+    """{CPU: what is wrong} of @samples, each what cpus() returned a second after the one before:
+    CPUs that sleep in HLT with IF and GIF set and an interrupt in IRR above PPR, and of which
+    nothing has moved from the first sample to the last.  A CPU is so for a moment whenever an
+    interrupt wakes it; none stays so."""
+    texts = [_by_cpu(lines) for lines in samples]
+    if len(texts) < 2:
+        return {}
+    return {cpu: _asleep(own) for cpu, own in texts[0].items()
+            if _asleep(own) and all(text.get(cpu) == own for text in texts)}
+
+
+def _by_cpu(lines):
+    """{CPU: its lines}, without its timer's, which goes on whatever the CPU does."""
+    found = {}
+    for number, rest in re.findall(r"^cpu (\d+): (?!Timer)(.*)", "\n".join(lines), re.MULTILINE):
+        found.setdefault(int(number), []).append(rest)
+    return {cpu: "\n".join(own) for cpu, own in found.items()}
+
+
+def _asleep(own):
+    """Which part of the emulator has failed the CPU, "" if none has."""
+    flags = re.search(r"^RIP=.* RFL=([0-9a-f]+) .* HLT=1", own, re.MULTILINE)
+    state = re.search(r"^REQ=([0-9a-f]+) HF2=([0-9a-f]+)", own, re.MULTILINE)
+    irr = re.search(r"^IRR ([\d ]+)", own, re.MULTILINE)
+    ppr = re.search(r"^APR .* PPR 0x([0-9a-f]+)", own, re.MULTILINE)
+    if not (flags and state and irr and ppr):
+        return ""
+    vector = max(map(int, irr[1].split()))
+    if not (int(flags[1], 16) & IF and int(state[2], 16) & GIF and vector >> 4 > int(ppr[1], 16) >> 4):
+        return ""
+    return ("not woken, the request is there" if int(state[1], 16) & REQUESTED else
+            "the local APIC's request is lost")
 
 
 def command(stream, name, **arguments):
@@ -78,4 +98,13 @@ def cpus(folder, name, count):
                     found += [f"cpu {cpu}: " + " ".join(line.split()) for line in lines]
     except (OSError, ValueError):
         pass
+    return found
+
+
+def samples(look):
+    """What @look() returns, some times, far enough apart for a CPU that is alive to move."""
+    found = [look()]
+    while found[0] and len(found) < SAMPLES:
+        time.sleep(APART)
+        found.append(look())
     return found

@@ -100,24 +100,13 @@ TESTS = (
 )
 
 
-def attempt(project, test, *args):
-    """Runs a test, and once more if a CPU of the emulator did what no CPU does."""
-    try:
-        test(project, *args)
-    except lab.DeafCpu as error:
-        for line in f"{error}".splitlines():
-            print(f"# {line}", file=sys.stderr)
-        project.notes.append(f"{test.__name__} was run again: {str(error).splitlines()[0]}")
-        test(project, *args)
-
-
 def run_one(project, number):
     """(ktap.Case, notes) of the test that is TESTS[number]."""
     test = TESTS[number]
     project.full = project.all or not test.quick        # such a test has no other form
     start, project.notes = time.time(), []
     try:
-        attempt(project, test.function, *filter(None, [test.lab]))
+        test.function(project, *filter(None, [test.lab]))
     except (Failed, lab.LabError, OSError, subprocess.SubprocessError, RuntimeError, ValueError,
             LookupError, StopIteration) as error:
         project.notes += f"{type(error).__name__}: {error}".splitlines()[:40]

@@ -111,24 +111,37 @@ def test_dead_timer(project):
     raise Failed("a dead timer went unseen")
 
 
-# As a run of the svm lab ended that hung, but for REQ.
+# As a run of the svm lab ended that hung, but for REQ, which it did not show.
 DEAF = """cpu 0: RIP=ffffffffb86e5fff RFL=00000212 [----A--] CPL=0 II=0 A20=1 SMM=0 HLT=1
 cpu 0: REQ=00000000 HF2=00000001 EXI=0 STOP=00
 cpu 0: IRR (none)
 cpu 0: APR 0x00 TPR 0x10 DFR 0x0f LDR 0x00 PPR 0x10
 cpu 1: RIP=ffffffffb86e5fff RFL=00000206 [-----P-] CPL=0 II=0 A20=1 SMM=0 HLT=1
 cpu 1: REQ=00000000 HF2=00000001 EXI=0 STOP=00
+cpu 1: Timer DCR=0xb initial_count=1 current_count=%d
 cpu 1: IRR 236
 cpu 1: APR 0x01 TPR 0x10 DFR 0x0f LDR 0x00 PPR 0x10"""
 
 
+def deaf(old="", new="", last=None):
+    """Of three samples with a change; of @last instead of the third."""
+    texts = [(DEAF % count).replace(old, new) for count in (9, 6, 3)]
+    return monitor.deaf([text.splitlines() for text in (*texts[:2], last or texts[2])])
+
+
 def test_deaf_cpu(_project):
-    """a CPU that sleeps in spite of an interrupt is told from one that may sleep"""
-    need(monitor.deaf(DEAF.splitlines()) == [1], "not found")
+    """a CPU that sleeps in spite of an interrupt is told from one that may, and is the emulator's"""
+    need(list(deaf()) == [1] and "request is lost" in deaf()[1], f"{deaf()}")
+    for request in ("REQ=00000002", "REQ=00000010"):
+        need("not woken" in deaf("REQ=00000000", request).get(1, ""), f"taken with {request}")
     for old, new in (("RFL=00000206", "RFL=00000006"), ("IRR 236", "IRR (none)"), ("IRR 236", "IRR 20"),
                      ("PPR 0x10", "PPR 0xf0"), ("HF2=00000001", "HF2=00000000"), ("HLT=1", "HLT=0")):
-        need(not monitor.deaf(DEAF.replace(old, new).splitlines()), f"taken with {new}")
-    need(not monitor.deaf([]), "taken from nothing")
+        need(not deaf(old, new), f"taken with {new}")
+    # It was about to wake: anything that moves.
+    for old, new in (("RIP=ffffffffb86e5fff RFL=00000206", "RIP=ffffffffb86e5ffe RFL=00000206"),
+                     ("IRR 236", "IRR 235 236"), ("REQ=00000000", "REQ=00000002")):
+        need(not deaf(last=(DEAF % 1).replace(old, new)), f"taken when {new} came")
+    need(not monitor.deaf([]) and not monitor.deaf([(DEAF % 1).splitlines()]), "taken from one look")
 
 
 def take_interrupts():
