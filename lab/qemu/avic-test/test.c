@@ -30,6 +30,7 @@
 #define INTERCEPT_EXCEPTIONS	0x008
 #define GUEST_ASID		0x058
 #define INT_CTL			0x060
+#define INT_VECTOR		0x064
 #define INT_STATE		0x068
 #define EXIT_CODE		0x070
 #define EXIT_INFO_1		0x078
@@ -65,6 +66,8 @@
 #define MISC2_VMRUN_VMMCALL	3u
 #define AVIC_ENABLE		(1u << 31)
 #define V_INTR_MASKING		(1u << 24)
+#define V_INTR_PRIO(n)		((n) << 16)
+#define V_IRQ			(1u << 8)
 #define V_TPR			0xfu
 #define RFLAGS_IF		(1ull << 9)
 
@@ -88,7 +91,7 @@ enum ipi_failure { INVALID_TYPE, NOT_RUNNING, INVALID_TARGET, INVALID_PAGE, INVA
 
 extern char guest_write4[], guest_write4_done[], guest_write2[], guest_read4[],
 	guest_read4_done[], guest_nop[], guest_sti[], guest_cr8[], guest_read_cr8[],
-	guest_sti_hlt[], guest_spin[], guest_rdmsr[], guest_isr[], host_isr[], ap_start[],
+	guest_sti_hlt[], guest_spin[], guest_rdmsr[], guest_iret[], guest_isr[], host_isr[], ap_start[],
 	ap_start_end[], gdt[], gdt_end[];
 extern uint64_t guest_rdi, guest_rsi, page_root[];
 extern volatile uint64_t guest_spins;
@@ -224,6 +227,12 @@ static void segment(int cpu, int offset, uint16_t selector, uint16_t attributes)
 {
 	*field(cpu, offset) = selector | (uint64_t)attributes << 16 | 0xffffffffull << 32;
 	*field(cpu, offset + 8) = 0;
+}
+
+static void gate(uint64_t *idt, int vector, uint64_t to)
+{
+	idt[vector * 2] = (to & 0xffff) | 0x08 << 16 | 0x8e00ull << 32 | (to >> 16 & 0xffff) << 48;
+	idt[vector * 2 + 1] = to >> 32;
 }
 
 static void vmcb_save_init(int cpu)
@@ -769,6 +778,67 @@ static void test_vmrun(void)
 	test_end("addresses beyond the physical address space: VMRUN fails");
 }
 
+/* --- without AVIC: APM volume 2, "Virtualizing Interrupts" ------------------------ */
+
+/* @code with IF=1, V_TPR, and virtual interrupt 0x55 of priority @prio pending */
+static void start_virq(char *code, uint32_t v_tpr, uint32_t prio)
+{
+	start(code);
+	*field4(0, INT_CTL) = V_INTR_MASKING | V_IRQ | V_INTR_PRIO(prio) | v_tpr;
+	*field4(0, INT_VECTOR) = 0x55;
+	*field(0, SAVE_RFLAGS) |= RFLAGS_IF;
+	*field(0, SAVE_RAX) = 0;
+}
+
+static void expect_virq(uint32_t vector)
+{
+	expect("exit code", *field(0, EXIT_CODE), EXIT_VMMCALL);
+	expect("vector", *field(0, SAVE_RAX), vector);
+	expect("V_IRQ", *field4(0, INT_CTL) & V_IRQ, vector ? 0 : V_IRQ);
+}
+
+static void test_virq(void)
+{
+	volatile uint32_t *apic = (uint32_t *)APIC_BAR;
+
+	start_virq(guest_nop, 4, 5);
+	run();
+	expect_virq(0x55);
+	start_virq(guest_nop, 6, 5);
+	run();
+	expect_virq(0);
+	test_end("V_IRQ is taken above V_TPR, not below");
+
+	start_virq(guest_nop, 5, 5);
+	run();
+	expect_virq(0);
+	test_end("V_IRQ of V_TPR's own priority is not taken");
+
+	start_virq(guest_cr8, 9, 5);
+	guest_rsi = 3;
+	run();
+	expect_virq(0x55);
+	start_virq(guest_cr8, 3, 5);
+	*field(0, SAVE_RFLAGS) &= ~RFLAGS_IF;
+	guest_rsi = 9;
+	run();
+	expect_virq(0);
+	test_end("CR8 writes let V_IRQ in, and hold it back");
+
+	apic[0xf0 / 4] = 0x1ff;
+	apic[ICR2 / 4] = 0;
+	apic[ICR / 4] = HOST_VECTOR;
+	start_virq(guest_nop, 0, 5);
+	*field4(0, INT_CTL) &= ~V_INTR_MASKING;
+	*field4(0, INTERCEPT_MISC1) &= ~MISC1_INTR;
+	gate(guest_idt, HOST_VECTOR, (uint64_t)guest_iret);
+	run();
+	gate(guest_idt, HOST_VECTOR, (uint64_t)guest_isr + 16 * HOST_VECTOR);
+	apic[EOI / 4] = 0;
+	expect_virq(0x55);
+	test_end("V_IRQ stays behind a physical interrupt that the guest takes");
+}
+
 /* --- two CPUs ---------------------------------------------------------------- */
 
 static volatile int ap_command, ap_done, ap_here;
@@ -958,12 +1028,6 @@ static void test_doorbell(void)
 	test_end("IPI to one that is just entering: never lost, 200 times");
 }
 
-static void gate(uint64_t *idt, int vector, uint64_t to)
-{
-	idt[vector * 2] = (to & 0xffff) | 0x08 << 16 | 0x8e00ull << 32 | (to >> 16 & 0xffff) << 48;
-	idt[vector * 2 + 1] = to >> 32;
-}
-
 static void tables_for_guests_init(void)
 {
 	npt_root[0] = (uint64_t)npt_pointers | 7;
@@ -1004,6 +1068,7 @@ void boot_main(void)
 		test_ipi_delivery();
 		test_logical();
 		test_vmrun();
+		test_virq();
 		start_ap();
 		test_doorbell();
 	}
