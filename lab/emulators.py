@@ -126,7 +126,8 @@ class Svm(Machine):
         if quantum:
             if qemu_folder(self.options.build).name != "qemu-mended":
                 raise LabError("only QEMU with our patches has --quantum: run `make qemu`")
-            found += ["-device", f"cpu-turns,quantum={quantum}"]
+            found += ["-device", f"cpu-turns,quantum={quantum},flight={self.options.flight},"
+                      f"spread={self.options.spread}"]
         if self.options.trace:
             found += ["-d", "exec,nochain", "-dfilter", MODULES, "-D", self.options.trace]
         return found
@@ -228,7 +229,9 @@ class Vmx(Machine):
         binary = self.binary()
         initrd = b"".join(archives)
         (self.work / "initrd").write_bytes(initrd)
-        cmdline = f"{COMMON_CMDLINE} {VMX_CMDLINE} lab.emulator=bochs {cmdline}"
+        flight = self.options.flight or self.options.spread
+        cmdline = (f"{COMMON_CMDLINE} {VMX_CMDLINE} lab.emulator=bochs "
+                   f"{'lab.flight ' if flight else ''}{cmdline}")
         try:
             flat, address, entry = flat_file(kernel, self.options.build / "lab")
         except KernelError as error:
@@ -236,7 +239,8 @@ class Vmx(Machine):
         self._boot_disk()
         (self.work / "start-info").write_bytes(self._start_info(entry, cmdline, len(initrd)))
         (self.work / "bochsrc").write_text(self._configuration(flat, address, serial))
-        return [str(binary), "-q", "-f", str(self.work / "bochsrc")]
+        return ["env", f"LAB_FLIGHT={self.options.flight}", f"LAB_SPREAD={self.options.spread}",
+                str(binary), "-q", "-f", str(self.work / "bochsrc")]
 
     def state(self):
         """Bochs has no door to ask through while it runs."""

@@ -83,6 +83,7 @@ class Options:
         self.quantum = given.pop("quantum", None)
         if self.quantum is None:
             self.quantum = EMULATORS[self.lab].default_quantum
+        self.flight, self.spread = given.pop("flight", 0), given.pop("spread", 0)
         self.icount = given.pop("icount", False)
         self.trace = given.pop("trace", None)
         self.append = given.pop("append", "")
@@ -91,6 +92,9 @@ class Options:
         self.log = given.pop("log", None)
         if given:
             raise TypeError(f"unknown options: {', '.join(sorted(given))}")
+        if (self.flight or self.spread) and not self.quantum:
+            raise LabError(f"the {self.lab} lab has no flight time where its CPUs are threads: "
+                           "add --quantum 32")
 
 
 class Result:
@@ -339,6 +343,10 @@ def parse(argv):
     parser.add_argument("--quantum", type=int,
                         help="instructions a CPU runs before the next has its turn; default: "
                         "vmx 16, avic 32, svm 0, which is a thread for each CPU")
+    parser.add_argument("--flight", type=int, default=0, metavar="TICKS",
+                        help="vmx, avic: how long an IPI or a doorbell is on its way (default: 0)")
+    parser.add_argument("--spread", type=int, default=0, metavar="TICKS",
+                        help="and up to how much longer, at random but the same in each run")
     parser.add_argument("--icount", action="store_true",
                         help="svm: one thread; L1's clocks and TSC count its instructions")
     parser.add_argument("--trace", metavar="FILE",
