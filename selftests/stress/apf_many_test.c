@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Many asynchronous page faults whose pages do not come: three VMs with four vCPUs
- * and 64 held pages each.  Nobody else may have to wait for them, neither another
+ * Many asynchronous page faults whose pages do not come: nine VMs with four vCPUs
+ * and 64 held pages each, 2,304, which is more than WQ_MAX_ACTIVE.  Nobody else may have to wait for them, neither another
  * VM's events nor the host's own work: a module is asked for, which is a work as well.
  */
 #include <errno.h>
@@ -17,7 +17,7 @@
 #include "apf-vm.h"
 #include "stress.h"
 
-#define NR_HOLDERS	3
+#define NR_HOLDERS	9
 #define ALL_PAGES	(NR_HOLDERS * APF_MAX_VCPUS * APF_MAX_OUT)
 #define BOUND_MS	2000
 #define GIVE_UP_MS	5000	/* of what waits for the held pages: then they are given */
