@@ -72,7 +72,8 @@ help:
 	@echo 'make placement        what other places of the flag would cost: a replica, native, on two CPUs'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
 	@echo 'make check            tests; ends with "N passed, N failed" (FULL=1: every test)'
-	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each'
+	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each;'
+	@echo '                      QUANTUM= and FLIGHT=: turns and time on the way, in the vmx and avic labs'
 	@echo '                      (WHERE="svm avic vmx" or host, SEED=1, KVM=patched)'
 	@echo 'make mutants          every mutant of the series, and what catches it'
 	@echo 'make kvm-selftests    the base kernel'"'"'s own KVM selftests on stock and on patched: a table'
@@ -376,6 +377,7 @@ check: lab-setup qemu $(BUILD)/types.o $(SHARED)/herd7/.done $(SHARED)/lava/.don
 .PHONY: stress
 stress: $(if $(filter host,$(WHERE)),$(SHARED)/bin/stress/.done,lab-setup qemu)
 	@selftests/stress.py --build $(BUILD) $(DURATION:%=--duration %) --seed $(SEED) --kvm $(KVM) \
+		$(QUANTUM:%=--quantum %) $(FLIGHT:%=--flight %) \
 		$(if $(WHERE),--where "$(WHERE)",--where "$(LABS)") $(ktap)
 
 # Kernels with checkers built in, for L1 of the svm lab; then the stress tests on each.

@@ -62,6 +62,7 @@ class Machine:
     notifies = False            # interrupts are posted, or rung for
     repeats = False             # a run gives the same again to the tick, whatever runs beside it
     parallel = False            # what its CPUs do at once takes no more ticks than what one does
+    quanta = (0,)               # what --quantum can usefully be, the default first
     serial_pipe = False         # writes L1's console to a named pipe, not to standard output
 
     @classmethod
@@ -74,7 +75,7 @@ class Svm(Machine):
 
     name = "qemu"
     default_mem = 2048
-    default_quantum = 0             # 0: CPUs are threads, or, with --icount, turns have no limit
+    quanta = (0,)                   # 0: CPUs are threads, or, with --icount, turns have no limit
     cpu = ("-cpu", "EPYC,+svm,+npt")
     avic = "without AVIC"
     kvm_parameters = ""
@@ -142,7 +143,7 @@ class Avic(Svm):
     those of a busy machine a sender stands still between the flag and its doorbell.  vGIF, as
     CPUs with AVIC have it: AVIC knows nothing of the GIF that KVM emulates for nested guests."""
 
-    default_quantum = 32
+    quanta = (32, 4, 8, 64, 128)
     cpu = ("-cpu", "EPYC,+svm,+npt,+avic,+vgif", "-device", "avic-counters")
     avic = "with AVIC"
     counters, notifies, repeats = COUNTERS, True, True
@@ -161,7 +162,7 @@ class Vmx(Machine):
     name = "bochs"
     counters, notifies, repeats, parallel, serial_pipe = COUNTERS, True, True, True, True
     default_mem = 2048
-    default_quantum = 16
+    quanta = (16, 1, 3, 7, 64)
     kvm_parameters = ""
 
     def __init__(self, options, work):

@@ -82,7 +82,7 @@ class Options:
         self.mem = given.pop("mem", None)
         self.quantum = given.pop("quantum", None)
         if self.quantum is None:
-            self.quantum = EMULATORS[self.lab].default_quantum
+            self.quantum = EMULATORS[self.lab].quanta[0]
         self.flight, self.spread = given.pop("flight", 0), given.pop("spread", 0)
         self.icount = given.pop("icount", False)
         self.trace = given.pop("trace", None)

@@ -22,11 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
-from lab import lab
-from lab.emulators import EMULATORS
+from lab import emulators, lab
 from selftests import stress_tests
 
-PLACES = (*EMULATORS, "host")
+PLACES = (*emulators.EMULATORS, "host")
 
 BAD = ("lost", "late", "doubled", "wrong", "stalled", "missing", "never", "stale", "unfinished",
        "stale_flag", "exposed", "written", "dead", "misread")
@@ -123,10 +122,16 @@ def reader(tally, where, end, started):
 def run_lab(where, args, tally):
     started = time.time()
     log = Path(args.build) / "log" / f"stress-{where}.log"
+    quanta = emulators.of(where).quanta
+    quantum = quanta[(args.seed - 1) % len(quanta)] if args.quantum is None else args.quantum
+    flight = args.flight if quantum else 0
+    if quantum:
+        say(f"{where}: turns of {quantum} instructions, {flight} ticks on the way")
     read = reader(tally, where, started + args.duration, started)
     try:
         done = lab.run(where, args.kvm, script(where, args.kvm, args.seed, lab.base_of(args.build)), read,
-                       build=args.build, hang=400, log=str(log),
+                       build=args.build, hang=400, log=str(log), quantum=quantum,
+                       flight=flight,
                        initramfs=args.initramfs)
         tally.failures.append(f"the rounds ended by themselves: status {done.status}")
     except TimeUp:
@@ -195,6 +200,10 @@ def main():
     args.add_argument("--duration", type=int, default=600, help="seconds for each")
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--kvm", default="patched", help="module set of the labs")
+    args.add_argument("--quantum", type=int, help="instructions of a CPU's turn (vmx, avic); "
+                      "default: by the seed, the lab's own with seed 1")
+    args.add_argument("--flight", type=int, default=0, metavar="TICKS",
+                      help="how long IPIs and doorbells are on their way (vmx, avic; default: 0)")
     args.add_argument("--initramfs", help="another image for the labs")
     args.add_argument("--ktap", action="store_true",
                       help="KTAP on stdout; the tables go to stderr")

@@ -67,7 +67,7 @@ def repeat(project, name, quantum, number):
 
 def test_repeats(project, name):
     """two runs print the same to the byte; another quantum does not"""
-    usual = emulators.EMULATORS[name].default_quantum
+    usual = emulators.EMULATORS[name].quanta[0]
     outputs = [repeat(project, name, quantum, number)
                for number, quantum in enumerate((usual, usual, usual - 1))]
     need(outputs[0] == outputs[1], "two runs differ:\n" + "\n".join(
