@@ -104,6 +104,8 @@ def test_dead_timer(project):
                     append="iomem=relaxed lab.dead_timer=2")
     except lab.DeadTimer as error:
         need(re.search(r"cpu 2: LVTT .*masked", str(error)), f"not of CPU 2: {error}")
+        need(re.search(r"cpu 2: Timer log, \d+ back: .* lvt 0x100ec", str(error)),
+             f"what was done to the timer is not said: {error}")
         need("booting anew" in said.getvalue(), "L1 was not booted anew")
         return
     finally:
