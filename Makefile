@@ -238,7 +238,7 @@ $(BUILD)/base:
 	@ln -sfn $(addprefix ../../bin/,kvm-mode-bench stress) $(BUILD)/bin/
 	@echo $(BASE) >$@
 
-$(SHARED)/bin/kvm-mode-bench: $(wildcard bench/program/*.[ch] guests/*) $(PROGRAMS)/version
+$(SHARED)/bin/kvm-mode-bench: $(wildcard bench/program/*.[ch] guests/* selftests/probe/*.h) $(PROGRAMS)/version
 	@$(call step,40,bench-program) "build the benchmark program" \
 		guests/build.sh $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
 

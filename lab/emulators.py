@@ -162,7 +162,7 @@ class Vmx(Machine):
     name = "bochs"
     counters, notifies, repeats, parallel, serial_pipe = COUNTERS, True, True, True, True
     default_mem = 2048
-    quanta = (16, 1, 3, 7, 64)
+    quanta = (16, 1, 3, 7, 32)      # its traces have room for 32 instructions
     kvm_parameters = ""
 
     def __init__(self, options, work):

@@ -92,6 +92,11 @@ class Options:
         self.log = given.pop("log", None)
         if given:
             raise TypeError(f"unknown options: {', '.join(sorted(given))}")
+        for name in ("flight", "spread", "quantum"):
+            if not 0 <= getattr(self, name) < 1 << 31:
+                raise LabError(f"--{name} wants 0 to {(1 << 31) - 1}")
+        if self.lab == "vmx" and not 1 <= self.quantum <= max(EMULATORS["vmx"].quanta):
+            raise LabError(f"the vmx lab's turns have 1 to {max(EMULATORS['vmx'].quanta)} instructions")
         if (self.flight or self.spread) and not self.quantum:
             raise LabError(f"the {self.lab} lab has no flight time where its CPUs are threads: "
                            "add --quantum 32")
@@ -251,7 +256,7 @@ class Run:
     def _hung(self, kind, what, console):
         """The error, with where each CPU stands."""
         states = monitor.samples(self.emulator.state)
-        state = states[-1]
+        state = max(states, key=len)
         console.log.write("".join(line + "\n" for lines in states for line in lines))
         for cpu, why in monitor.deaf(states).items():
             what = f"{what}; CPU {cpu} sleeps in spite of an interrupt: {why}"

@@ -46,11 +46,11 @@ def _asleep(own):
     """Which part of the emulator has failed the CPU, "" if none has."""
     flags = re.search(r"^RIP=.* RFL=([0-9a-f]+) .* HLT=1", own, re.MULTILINE)
     state = re.search(r"^REQ=([0-9a-f]+) HF2=([0-9a-f]+)", own, re.MULTILINE)
-    irr = re.search(r"^IRR ([\d ]+)", own, re.MULTILINE)
+    irr = re.search(r"^IRR (.*)", own, re.MULTILINE)
     ppr = re.search(r"^APR .* PPR 0x([0-9a-f]+)", own, re.MULTILINE)
     if not (flags and state and irr and ppr):
         return ""
-    vector = max(map(int, irr[1].split()))
+    vector = max(map(int, re.findall(r"\d+", irr[1])), default=0)
     if not (int(flags[1], 16) & IF and int(state[2], 16) & GIF and vector >> 4 > int(ppr[1], 16) >> 4):
         return ""
     return ("not woken, the request is there" if int(state[1], 16) & REQUESTED else

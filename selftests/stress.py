@@ -119,20 +119,33 @@ def reader(tally, where, end, started):
     return line
 
 
+def turns_of(where, args):
+    """Options of the lab: how long its CPUs' turns are and IPIs on their way; none where CPUs
+    are threads."""
+    quanta = emulators.of(where).quanta
+    if quanta == (0,):
+        return {}
+    return {"quantum": args.quantum or quanta[(args.seed - 1) % len(quanta)], "flight": args.flight}
+
+
+def turns_text(turns):
+    """So that a run can be repeated."""
+    return " ".join(f"{name.upper()}={value}" for name, value in turns.items())
+
+
 def run_lab(where, args, tally):
     started = time.time()
     log = Path(args.build) / "log" / f"stress-{where}.log"
-    quanta = emulators.of(where).quanta
-    quantum = quanta[(args.seed - 1) % len(quanta)] if args.quantum is None else args.quantum
-    flight = args.flight if quantum else 0
-    if quantum:
-        say(f"{where}: turns of {quantum} instructions, {flight} ticks on the way")
+    turns = turns_of(where, args)
+    if turns:
+        say(f"{where}: {turns_text(turns)}")
+    elif args.quantum or args.flight:
+        say(f"{where}: its CPUs are threads, without turns and without time on the way")
     read = reader(tally, where, started + args.duration, started)
     try:
         done = lab.run(where, args.kvm, script(where, args.kvm, args.seed, lab.base_of(args.build)), read,
-                       build=args.build, hang=400, log=str(log), quantum=quantum,
-                       flight=flight,
-                       initramfs=args.initramfs)
+                       build=args.build, hang=400, log=str(log),
+                       initramfs=args.initramfs, **turns)
         tally.failures.append(f"the rounds ended by themselves: status {done.status}")
     except TimeUp:
         pass
@@ -158,16 +171,17 @@ def run_host(args, tally):
 
 
 def report(where, args, tally, seconds):
+    turns = turns_of(where, args)
     print(f"{where}: {tally.rounds} rounds in {seconds:.0f} s, seeds {args.seed} to "
-          f"{args.seed + max(tally.rounds, 1) - 1}")
+          f"{args.seed + max(tally.rounds, 1) - 1} {turns_text(turns)}".rstrip())
     print(tally.table())
     print(f"{where}: posted interrupts {tally.total('posted'):,}, kicks "
           f"{tally.total('kicks'):,}; " +
           ", ".join(f"{key} {value}" for key, value in tally.bad().items()))
     for text in tally.failures:
-        print(f"{where}: FAILED: {text}")
+        print(f"{where}: FAILED: {text} {turns_text(turns)}".rstrip())
     sys.stdout.flush()
-    return {"rounds": tally.rounds, "seconds": round(seconds), "seed": args.seed,
+    return {**turns, "rounds": tally.rounds, "seconds": round(seconds), "seed": args.seed,
             "kvm": args.kvm, "posted": tally.total("posted"), "kicks": tally.total("kicks"),
             "bad": tally.bad(), "failures": tally.failures, "cases": tally.cases}
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 
+from bench import posts
 from lab import emulators, lab, monitor
 from selftests import kvm_selftests
 from selftests.project import command, Failed, need, ROOT
@@ -49,16 +50,16 @@ def test_lab_status(project, name):
         need(not done.warnings, f"{variant}: {done.warnings}")
 
 
-REPEATED = ("post --posts 1000 --workload mixed", "exit --samples 30", "exit --window --samples 30",
-            "ipi --target exits --samples 30", "timer --samples 30", "kick --how wait --samples 30",
+REPEATED = (f"post --posts 1000 --workload mixed {emulators.COUNTERS}", "exit --samples 30",
+            "exit --window --samples 30", "ipi --target exits --samples 30", "timer --samples 30", "kick --how wait --samples 30",
             "kick --how request --samples 30", "apf --rounds 1 --outstanding 8")
 
 
-def repeat(project, name, quantum, number):
+def repeat(project, name, number, **options):
     """The output of one of test_repeats's runs."""
     script = "\n".join(f"kvm-mode-bench {text} --json 2>&1 || [ $? = 4 ] || exit 1"
                        for text in REPEATED)
-    done = lab.run(name, "patched", f"{script}\ncat /proc/interrupts", quantum=quantum,
+    done = lab.run(name, "patched", f"{script}\ncat /proc/interrupts", **options,
                    build=project.build, timeout=400, hang=200,
                    log=project.log(f"{name}-repeats-{number}"))
     need(done.status == 0, f"status {done.status}: " + "\n".join(done.lines[-5:]))
@@ -66,13 +67,18 @@ def repeat(project, name, quantum, number):
 
 
 def test_repeats(project, name):
-    """two runs print the same to the byte; another quantum does not"""
-    usual = emulators.EMULATORS[name].quanta[0]
-    outputs = [repeat(project, name, quantum, number)
+    """two runs with IPIs under way print the same to the byte; another quantum does not"""
+    usual, flight = emulators.EMULATORS[name].quanta[0], {"flight": 256, "spread": 64}
+    outputs = [repeat(project, name, number, quantum=quantum, **flight)
                for number, quantum in enumerate((usual, usual, usual - 1))]
     need(outputs[0] == outputs[1], "two runs differ:\n" + "\n".join(
         f"{a}\n{b}" for a, b in zip(*outputs[:2]) if a != b))
     need(outputs[0] != outputs[2], "a run with another quantum does not differ")
+    cell = json.loads(next(line for line in outputs[0] if line.startswith("{")))
+    seen = posts.notifications(cell)
+    need(seen["recv_host_sent_in_guest"] > 0, f"nothing was on its way when the target left: {seen}")
+    arrived = seen["coalesced"] * (name == "vmx") + seen["recv_guest"] + seen["recv_host"]
+    need(0 <= seen["sent"] - arrived <= 1, f"sent and not arrived: {seen}")
 
 
 def running_emulators(mark):
@@ -104,7 +110,8 @@ def test_dead_timer(project):
                     append="iomem=relaxed lab.dead_timer=2")
     except lab.DeadTimer as error:
         need(re.search(r"cpu 2: LVTT .*masked", str(error)), f"not of CPU 2: {error}")
-        need(re.search(r"cpu 2: Timer log, \d+ back: .* lvt 0x100ec", str(error)),
+        # A vector that Linux never gives it.
+        need(re.search(r"cpu 2: Timer log, \d+ back: .* lvt 0x100ee", str(error)),
              f"what was done to the timer is not said: {error}")
         need("booting anew" in said.getvalue(), "L1 was not booted anew")
         return
@@ -133,7 +140,9 @@ def deaf(old="", new="", last=None):
 
 def test_deaf_cpu(_project):
     """a CPU that sleeps in spite of an interrupt is told from one that may, and is the emulator's"""
-    need(list(deaf()) == [1] and "request is lost" in deaf()[1], f"{deaf()}")
+    for irr in ("IRR 236", "IRR 33(level) 236"):
+        found = deaf("IRR 236", irr)
+        need(list(found) == [1] and "request is lost" in found[1], f"{irr}: {found}")
     for request in ("REQ=00000002", "REQ=00000010"):
         need("not woken" in deaf("REQ=00000000", request).get(1, ""), f"taken with {request}")
     for old, new in (("RFL=00000206", "RFL=00000006"), ("IRR 236", "IRR (none)"), ("IRR 236", "IRR 20"),

@@ -33,9 +33,6 @@ class Code:
     def name(self, i):
         return self.insns[i][0].name
 
-    def jumps(self, i):
-        return self.insns[i][0].jumps
-
     def target(self, i):
         return self.index.get(self.insns[i][0].target)
 
@@ -49,7 +46,7 @@ class Checker:
     def __init__(self, build, program, func, vendor):
         value = build.asm_offsets()
         at = value.get(f"{vendor}_vcpu_execution_mode")
-        if at is None:
+        if at is None or not {"IN_HOST_MODE", "IN_GUEST_MODE"} <= set(value):
             raise Wrong("kvm-asm-offsets.h does not know the flag, so nothing writes IN_GUEST_MODE")
         self.code, self.func, self.errors = Code(program, func), func, []
         self.writes = {name: re.compile(rf"^movb \$0x{value[name]:x},0x{at:x}\(%r\w+\)$")

@@ -130,7 +130,7 @@ host_isr:
 /* The guest: RDI and RSI are set, a VMMCALL ends it. */
 	.globl	guest_write4, guest_write4_done, guest_write2, guest_read4, guest_read4_done
 	.globl	guest_nop, guest_sti, guest_cr8, guest_read_cr8, guest_sti_hlt, guest_spin
-	.globl	guest_isr, guest_rdmsr, guest_iret
+	.globl	guest_isr, guest_rdmsr, guest_iret, guest_cr8_sti
 guest_write4:
 	movl	%esi, (%rdi)
 guest_write4_done:
@@ -152,6 +152,12 @@ guest_sti:
 	vmmcall
 guest_cr8:
 	movq	%rsi, %cr8
+	vmmcall
+guest_cr8_sti:
+	movq	%rsi, %cr8
+	sti
+	nop
+	nop
 	vmmcall
 guest_read_cr8:
 	movq	%cr8, %rax

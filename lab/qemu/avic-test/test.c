@@ -91,7 +91,8 @@ enum ipi_failure { INVALID_TYPE, NOT_RUNNING, INVALID_TARGET, INVALID_PAGE, INVA
 
 extern char guest_write4[], guest_write4_done[], guest_write2[], guest_read4[],
 	guest_read4_done[], guest_nop[], guest_sti[], guest_cr8[], guest_read_cr8[],
-	guest_sti_hlt[], guest_spin[], guest_rdmsr[], guest_iret[], guest_isr[], host_isr[], ap_start[],
+	guest_sti_hlt[], guest_spin[], guest_rdmsr[], guest_iret[], guest_cr8_sti[], guest_isr[],
+	host_isr[], ap_start[],
 	ap_start_end[], gdt[], gdt_end[];
 extern uint64_t guest_rdi, guest_rsi, page_root[];
 extern volatile uint64_t guest_spins;
@@ -818,11 +819,13 @@ static void test_virq(void)
 	guest_rsi = 3;
 	run();
 	expect_virq(0x55);
-	start_virq(guest_cr8, 3, 5);
-	*field(0, SAVE_RFLAGS) &= ~RFLAGS_IF;
-	guest_rsi = 9;
-	run();
-	expect_virq(0);
+	for (int held = 0; held < 2; held++) {
+		start_virq(guest_cr8_sti, 3, 5);
+		*field(0, SAVE_RFLAGS) &= ~RFLAGS_IF;
+		guest_rsi = held ? 9 : 3;
+		run();
+		expect_virq(held ? 0 : 0x55);
+	}
 	test_end("CR8 writes let V_IRQ in, and hold it back");
 
 	apic[0xf0 / 4] = 0x1ff;
