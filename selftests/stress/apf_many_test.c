@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Many asynchronous page faults whose pages do not come: nine VMs with four vCPUs
- * and 64 held pages each, 2,304, which is more than WQ_MAX_ACTIVE.  Nobody else may have to wait for them, neither another
- * VM's events nor the host's own work: a module is asked for, which is a work as well.
+ * Many asynchronous page faults whose pages do not come: nine VMs with four vCPUs and
+ * 64 held pages each, 2,304, which is more than WQ_MAX_ACTIVE.  Nobody else may have to
+ * wait for them, neither another VM's events nor the host's own work: a module is asked
+ * for, which is a work as well.
  */
 #include <errno.h>
 #include <pthread.h>
