@@ -215,7 +215,7 @@ def main():
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--kvm", default="patched", help="module set of the labs")
     args.add_argument("--quantum", type=int, help="instructions of a CPU's turn (vmx, avic); "
-                      "default: by the seed, the lab's own with seed 1")
+                      "default: by the run's first seed, the lab's own with seed 1")
     args.add_argument("--flight", type=int, default=0, metavar="TICKS",
                       help="how long IPIs and doorbells are on their way (vmx, avic; default: 0)")
     args.add_argument("--initramfs", help="another image for the labs")

@@ -56,7 +56,9 @@ def test_series_refused(project):
     # A copy of the repository in which a source lands with no patch.
     copy = there / "copy"
     shutil.rmtree(copy, ignore_errors=True)
-    for name in ("scripts", "patches", "kvm", "kvm-asm-offsets", "selftests", "guests", "bench"):
+    status, folders = command("scripts/landing-folders")
+    need(status == 0, folders)
+    for name in ("scripts", "patches", "bench", *folders.split()):
         shutil.copytree(ROOT / name, copy / name)
     shutil.copy(ROOT / "Kbuild", copy)
     landing = copy / "patches/landing"
