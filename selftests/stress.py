@@ -141,10 +141,11 @@ def run_lab(where, args, tally):
         say(f"{where}: {turns_text(turns)}")
     elif args.quantum or args.flight:
         say(f"{where}: its CPUs are threads, without turns and without time on the way")
+    slower = max(1, emulators.of(where).quanta[0] / turns["quantum"]) if turns else 1
     read = reader(tally, where, started + args.duration, started)
     try:
         done = lab.run(where, args.kvm, script(where, args.kvm, args.seed, lab.base_of(args.build)), read,
-                       build=args.build, hang=400, log=str(log),
+                       build=args.build, hang=400 * slower, log=str(log),
                        initramfs=args.initramfs, **turns)
         tally.failures.append(f"the rounds ended by themselves: status {done.status}")
     except TimeUp:
