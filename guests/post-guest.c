@@ -51,6 +51,16 @@ void post_guest_nmi(struct ex_regs *regs)
 	__atomic_store_n(&s->target.nmis, s->target.nmis + 1, __ATOMIC_RELEASE);
 }
 
+/* No page fault is meant to be: what the library's own message leaves out */
+void post_guest_page_fault(struct ex_regs *regs)
+{
+	u64 address;
+
+	asm volatile("mov %%cr2, %0" : "=r"(address));
+	GUEST_FAIL("page fault at %#lx, error code %#lx, RIP %#lx, CR3 %#lx",
+		   address, regs->error_code, regs->rip, get_cr3());
+}
+
 /*
  * Compute with interrupts on for @ticks, and account them. A step that was
  * long (VM-Exit, descheduled) or in which an interrupt came in does not count:

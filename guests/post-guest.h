@@ -240,6 +240,7 @@ struct ex_regs;
 void post_guest_main(struct post_shared *s, u64 vcpu);
 void post_guest_irq(struct ex_regs *regs);
 void post_guest_nmi(struct ex_regs *regs);
+void post_guest_page_fault(struct ex_regs *regs);
 
 /* Parts for other guests: up and waiting for go; compute and account it. */
 void post_guest_wait(struct post_shared *s);

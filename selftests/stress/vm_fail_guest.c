@@ -19,7 +19,17 @@
 #define ERROR_HOST	8
 
 struct fail_shared *fail_shared;
-static u8 l2_stack[4096] __aligned(16);
+
+/*
+ * With V_INTR_MASKING and no intercept it is L1's IF that lets interrupts into
+ * L2, whose handler cannot hold back the next one after its EOI: on a busy
+ * machine all vectors are pending by then, and each is one more handler on the
+ * stack (some 200 bytes).
+ */
+#define L2_STACK_WORDS	8192
+#define L2_STACK_END	0x6b636174735f324cull
+
+static u64 l2_stack[L2_STACK_WORDS] __aligned(16) = { L2_STACK_END };
 
 static void take_interrupts(void)
 {
@@ -79,7 +89,7 @@ static __attribute__((naked)) void l2_port(void)
 
 static void *l2_stack_top(void)
 {
-	return l2_stack + sizeof(l2_stack) - 8;
+	return &l2_stack[L2_STACK_WORDS - 1];
 }
 
 /* One of the kinds asked for; GOOD is every other one */
@@ -93,6 +103,11 @@ static enum fail_kind next_kind(struct fail_shared *g, u64 *rnd)
 		kind = rnd_below(rnd, NR_KINDS);
 	} while (!(g->kinds & BIT(kind)));
 	return kind;
+}
+
+static void check_stack(void)
+{
+	GUEST_ASSERT_EQ(READ_ONCE(l2_stack[0]), L2_STACK_END);
 }
 
 static void ended(struct fail_shared *g, enum fail_kind kind, bool expected,
@@ -306,6 +321,7 @@ void fail_guest_svm(struct svm_test_data *svm)
 		svm_restore(svm->vmcb, &rnd);
 		svm_break(svm->vmcb, kind);
 		svm_enter(svm->vmcb_gpa);
+		check_stack();
 		svm_judge(g, kind, svm->vmcb->control.exit_code);
 		take_interrupts();
 		WRITE_ONCE(g->loops, g->loops + 1);

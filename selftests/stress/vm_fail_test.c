@@ -392,6 +392,7 @@ static void shared_setup(struct rig *r, u64 kinds)
 	r->guest->seed = stress.seed;
 	for (i = POST_VEC_FIRST; i <= POST_VEC_LAST; i++)
 		vm_install_exception_handler(r->vm, i, post_guest_irq);
+	vm_install_exception_handler(r->vm, PF_VECTOR, post_guest_page_fault);
 }
 
 static void helper_setup(struct rig *r, struct helper *h, u64 i)
