@@ -9,9 +9,7 @@ from bench import ktap, latency, posts
 from bench.variants import Switcher
 from lab import emulators
 
-LABS = {"svm": {"extra": "--delay 400000 --stall 20000", "icount": True},
-        "avic": {"extra": "", "icount": False},
-        "vmx": {"extra": emulators.of("vmx").counters, "icount": False}}
+LABS = emulators.amounts("apf")     # most_exits: patched to stock, per event
 VARIANTS = ("stock", "unbound", "patched")
 ROUNDS = 8                      # of 256 pages
 # form: arguments
@@ -19,7 +17,6 @@ FORMS = {f"{target}-{n}": f"--target {target} --outstanding {n}"
          for target in ("compute", "hlt") for n in (1, 8, 64)}
 OTHERS_CPUS = "echo e > /sys/devices/virtual/workqueue/cpumask || exit 1"
 
-MOST_EXITS = {"svm": 1.01, "avic": 1.0, "vmx": 0.9}      # patched to stock, per event
 TIMES = (("access_to_ready", "p50"), ("access_to_ready", "p99"), ("fault_to_ready", "p50"),
          ("given_to_ready", "p50"))
 MOST_LATENCY = 1.10             # the same, access to ready, p50 of one event at once
@@ -84,9 +81,10 @@ def bounds(name, variants):
     """[posts.Bound]: without APICv a page-ready event may cost what it costs stock."""
     if not variants:
         return []
+    most = LABS[name]["most_exits"]
     old, new = (variants[v]["exits_per_event"] for v in ("stock", "patched"))
-    found = [posts.Bound(new <= MOST_EXITS[name] * old, "apf: VM-Exits per event, patched/stock",
-                         new / old, f"at most {MOST_EXITS[name]}")]
+    found = [posts.Bound(new <= most * old, "apf: VM-Exits per event, patched/stock",
+                         new / old, f"at most {most}")]
     if name == "vmx":
         forced_exits = variants["patched"]["forced_exits"]
         found.append(posts.Bound(not forced_exits, "apf: VM-Exits forced by reschedule IPIs, patched",

@@ -13,7 +13,7 @@ from bench import ktap
 from bench.kept import Kept
 from bench.progress import Cells, say
 from bench.variants import Switcher, VARIANTS
-from lab import lab
+from lab import emulators, lab
 
 ROUNDS = 6
 
@@ -52,14 +52,7 @@ FORMS = {
     "kick-wait-exits": ("kick --how wait --target exits", OURS, 0),
 }
 
-# samples: of one run. extra: options. hang: seconds of silence. without: forms that say nothing
-# there: QEMU's CPUs are threads, one of which cannot watch another without being away.
-LABS = {
-    "svm": {"samples": 100, "extra": "--warmup 20 --stall 30000", "hang": 120,
-            "without": ("window", "window-fastpath")},
-    "vmx": {"samples": 120, "extra": "--warmup 20", "hang": 200, "without": ()},
-    "host": {"samples": 2000, "extra": "--warmup 200", "hang": 120, "without": ()},
-}
+LABS = emulators.amounts("latency")     # samples: of one run
 TIMEOUT = 4 * 3600          # of a busy machine; a run without output ends much earlier
 
 RUN_KEYS = ("seed", "count", "lost", "tsc_backwards", "min", "p50", "p90", "p99", "p999", "max",

@@ -27,7 +27,7 @@ FULL = Plan(labs=("svm", "avic", "vmx"), posts={name: lab["posts"] for name, lab
             variants=("stock", *posts.PEERS, "patched", "patched_off"),
             latencies=tuple(latency.FORMS), latency_variants=latency.SHOWN, rounds=latency.ROUNDS,
             apf_variants=apf.VARIANTS, apf_rounds=apf.ROUNDS, others=True, scaling=True, minutes=44)
-QUICK = Plan(labs=("avic", "vmx"), posts={"svm": 1500, "avic": 3000, "vmx": 5000},
+QUICK = Plan(labs=("avic", "vmx"), posts={name: lab["quick"] for name, lab in posts.LABS.items()},
              variants=("stock", "patched"), latencies=QUICK_LATENCIES, latency_variants=("stock", "patched"),
              rounds=2, apf_variants=("stock", "patched"), apf_rounds=2, others=False, scaling=False,
              minutes=10)

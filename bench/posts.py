@@ -18,20 +18,13 @@ FIGURES = {"notify_sent": "events", "notify_elided": "events", "notify_spurious"
            "latency_p99": "ticks", "send_mean": "ticks"}
 PEERS = ("s4",)                                     # unsafe: shown, and held to nothing
 WORKLOADS = ("compute", "exits", "fastpath", "hlt", "mixed")
-# posts: per workload and variant.  extra: options for kvm-mode-bench post.
-# expect: seconds for the whole lab.  hang: seconds of silence that mean a hang.
-LABS = {
-    # An exit costs QEMU hundreds of microseconds; shorter gaps would only queue.
-    "svm": {"posts": 4000, "extra": "--gap 0:4000000 --exit-gap 200000",
-            "expect": 120, "hang": 120},
-    "avic": {"posts": 20000, "extra": emulators.of("avic").counters, "expect": 400, "hang": 300},
-    "vmx": {"posts": 60000, "extra": emulators.of("vmx").counters, "expect": 420, "hang": 300},
-}
+# posts: per workload and variant, in the full form; quick: in make bench; check: in the tests.
+# expect: seconds for the whole lab.  off_tolerance: of patched_off to stock, where counted.
+LABS = emulators.amounts("post")
 
 # Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
 SPURIOUS_RATIO = 0.25       # patched to stock, per posted interrupt
 SPURIOUS_WORKLOADS = ("exits", "mixed")
-OFF_TOLERANCE = {"vmx": 0.10, "avic": 0.20}     # patched_off to stock
 RATE_TOLERANCE = 0.001      # posts per tick, ticks per post: patched to stock
 
 
@@ -135,7 +128,7 @@ def bounds(name, cells):
     found = []
     for workload, cell in cells.items():
         if emulators.of(name).notifies and {"stock", "patched"} <= set(cell):
-            found += wasted(workload, cell, OFF_TOLERANCE[name])
+            found += wasted(workload, cell, LABS[name]["off_tolerance"])
         if emulators.of(name).parallel and set(VARIANTS) <= set(cell):
             found += speed_of(workload, cell)
     return found

@@ -5,29 +5,29 @@ from bench import latency, posts
 from bench.variants import Switcher
 from lab import emulators
 
-LABS = ("vmx",)                 # where a tick is worth something with more CPUs than the machine's
+LABS = emulators.amounts("scaling")     # where a tick is worth something with more CPUs than the machine's
 VCPUS = (2, 4, 8, 16)
 VARIANTS = ("stock", "patched")
 POSTS = 8000
 WORKLOAD = "exits"
 
 
-def script(seed, switch):
+def script(extra, seed, switch):
     lines = ["failed=0"]
     for variant in VARIANTS:
         lines += switch.lines(variant)
         for vcpus in VCPUS:
             lines += [f"echo CELL {vcpus} {variant}",
                       f"kvm-mode-bench post --json --workload {WORKLOAD} --posts {POSTS} --seed "
-                      f"{seed} --senders {vcpus - 1} {emulators.of(LABS[0]).counters} || failed=1"]
+                      f"{seed} --senders {vcpus - 1} {extra} || failed=1"]
     return "\n".join([*lines, "exit $failed"])
 
 
 def run_lab(name, build, seed=1, log=None):
     """One boot of L1. Returns {vCPUs: {variant: cell}}."""
-    cells = latency.run_cells(name, build, script(seed, Switcher()), "runs with more vCPUs",
+    cells = latency.run_cells(name, build, script(LABS[name]["extra"], seed, Switcher()), "runs with more vCPUs",
                               len(VCPUS) * len(VARIANTS), VARIANTS[0], cpus=max(VCPUS),
-                              hang=600, log=log)
+                              hang=LABS[name]["hang"], log=log)
     for cell in cells.values():
         posts.fill_in(cell)
     return {str(vcpus): {variant: cells[str(vcpus), variant] for variant in VARIANTS}

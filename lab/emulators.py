@@ -56,7 +56,11 @@ def qemu_folder(build):
 
 
 class Machine:
-    """What is true of a machine that nothing is known of, such as this one."""
+    """What is true of a machine that nothing is known of, such as this one.
+
+    @amounts: by tool, how much of it is run in this lab and with what; a tool that is not named
+    does not run there.  `hang`: seconds without output that mean a hang; `extra`: further options;
+    `without`: forms that say nothing there, or take minutes.  The tools tell of their own keys."""
 
     counters = ""               # options for kvm-mode-bench: it counts what a CPU cannot tell
     notifies = False            # interrupts are posted, or rung for
@@ -64,6 +68,7 @@ class Machine:
     parallel = False            # what its CPUs do at once takes no more ticks than what one does
     quanta = (0,)               # what --quantum can usefully be, the default first
     serial_pipe = False         # writes L1's console to a named pipe, not to standard output
+    amounts = {"latency": {"samples": 2000, "extra": "--warmup 200", "hang": 120, "without": ()}}
 
     @classmethod
     def described(cls, _build):
@@ -79,6 +84,18 @@ class Svm(Machine):
     cpu = ("-cpu", "EPYC,+svm,+npt")
     avic = "without AVIC"
     kvm_parameters = ""
+    amounts = {
+        # An exit costs QEMU hundreds of microseconds; shorter gaps would only queue.
+        "post": {"posts": 4000, "quick": 1500, "check": 1500, "expect": 120, "hang": 120,
+                 "extra": "--gap 0:4000000 --exit-gap 200000"},
+        # One of the CPUs, which are threads, cannot watch another without being away.
+        "latency": {"samples": 100, "extra": "--warmup 20 --stall 30000", "hang": 120,
+                    "without": ("window", "window-fastpath")},
+        "apf": {"extra": "--delay 400000 --stall 20000", "icount": True, "most_exits": 1.01},
+        "rt": {"cyclictest": "300 1000 1000000", "hackbench": "2500", "hang": 200, "rounds": 6,
+               "storm": "--posts 100000 --gap 0:4000000 --exit-gap 200000", "without": ()},
+        "kvm-selftests": {"seconds": 60, "quick_seconds": 60, "hang": 400, "mem": 6144, "at_once": 1},
+    }
 
     def __init__(self, options, work):
         self.options, self.work = options, work
@@ -148,6 +165,11 @@ class Avic(Svm):
     avic = "with AVIC"
     counters, notifies, repeats = COUNTERS, True, True
     kvm_parameters = "avic=1"
+    amounts = {
+        "post": {"posts": 20000, "quick": 3000, "check": 10000, "expect": 400, "hang": 300,
+                 "extra": COUNTERS, "off_tolerance": 0.20},
+        "apf": {"extra": "", "icount": False, "most_exits": 1.0},
+    }
 
     def binary(self):
         if qemu_folder(self.options.build).name != "qemu-mended":
@@ -164,6 +186,19 @@ class Vmx(Machine):
     default_mem = 2048
     quanta = (16, 1, 3, 7, 32)      # its traces have room for 32 instructions
     kvm_parameters = ""
+    amounts = {
+        "post": {"posts": 60000, "quick": 5000, "check": 30000, "expect": 420, "hang": 300,
+                 "extra": COUNTERS, "off_tolerance": 0.10},
+        "latency": {"samples": 120, "extra": "--warmup 20", "hang": 200, "without": ()},
+        "scaling": {"hang": 600, "extra": COUNTERS},
+        "apf": {"extra": COUNTERS, "icount": False, "most_exits": 0.9},
+        # A second of its clock is 4.2 billion instructions; its runs repeat.
+        "rt": {"cyclictest": "300 50 200000", "hackbench": "500", "hang": 300, "rounds": 3,
+               "storm": "--posts 300000", "without": ("cyclictest-busy",)},
+        # One test of this lab lasts minutes; its emulator has one thread, and what it gives does
+        # not depend on the machine's load.
+        "kvm-selftests": {"seconds": 0.3, "quick_seconds": 1.5, "hang": 900, "mem": 2048, "at_once": 2},
+    }
 
     def __init__(self, options, work):
         self.options, self.work = options, work
@@ -249,8 +284,15 @@ class Vmx(Machine):
 
 
 EMULATORS = {"svm": Svm, "avic": Avic, "vmx": Vmx}
+HOST = "host"                   # this machine, where a tool runs on it as well
 
 
 def of(name):
     """The lab's emulator, or what is known of a machine that is none's."""
     return EMULATORS.get(name, Machine)
+
+
+def amounts(tool):
+    """{lab: its amounts of @tool}, of those that it runs in"""
+    return {name: cls.amounts[tool] for name, cls in {**EMULATORS, HOST: Machine}.items()
+            if tool in cls.amounts}

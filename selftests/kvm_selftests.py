@@ -23,19 +23,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
-from lab import lab, side_by_side
+from lab import emulators, lab, side_by_side
 
 VARIANTS = ("stock", "patched")
 AGAIN = 3                   # more runs of a test that differs
 
-# seconds: what one test may take, on L1's clock; of the vmx lab's one lasts minutes.
-# hang: seconds without output, on this machine's clock, after which L1 is started anew.
-# at_once: how many L1s run side by side; the vmx lab's emulator has one thread, and its
-# results do not depend on the machine's load.
-LABS = {
-    "svm": {"seconds": 60, "quick_seconds": 60, "hang": 400, "mem": 6144, "at_once": 1},
-    "vmx": {"seconds": 0.3, "quick_seconds": 1.5, "hang": 900, "mem": 2048, "at_once": 2},
-}
+# seconds: what one test may take, on L1's clock. hang: on this machine's clock; L1 is started
+# anew then. at_once: how many L1s run side by side.
+LABS = emulators.amounts("kvm-selftests")
 # The quick form leaves out tests that were seen to take longer on stock (svm), and takes
 # only tests that were seen to end in seconds (vmx), by the names of all bases. The full form's
 # table has all.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench import latency
 from bench.variants import Switcher
+from lab import emulators
 
 COMPARED = ("stock", "patched")
 ROUNDS = 6
@@ -19,17 +20,9 @@ FORMS = {
     "hackbench-storm": ("hackbench", "storm"),
 }
 # cyclictest: loops, us between two, ns of its histogram. hackbench: loops. storm: options of
-# kvm-mode-bench post; more posts than can happen meanwhile, each needs guest memory. hang:
-# seconds of silence. without: forms that take minutes there. rounds: at most; the vmx lab's repeat.
-# A second of its clock is 4.2 billion instructions.
-LABS = {
-    "svm": {"cyclictest": "300 1000 1000000", "hackbench": "2500", "hang": 200,
-            "storm": "--posts 100000 --gap 0:4000000 --exit-gap 200000", "without": (),
-            "rounds": ROUNDS},
-    "vmx": {"cyclictest": "300 50 200000", "hackbench": "500", "hang": 300,
-            "storm": "--posts 300000", "without": ("cyclictest-busy",),
-            "rounds": 3},
-}
+# kvm-mode-bench post; more posts than can happen meanwhile, each needs guest memory. rounds: at
+# most.
+LABS = emulators.amounts("rt")
 
 
 def forms(name):

@@ -11,8 +11,6 @@ from selftests import kvm_selftests, mutants, stress, stress_tests
 from selftests.checks.farm import ktap_passes_on
 from selftests.project import need
 
-FULL_POSTS = {"svm": 1500, "avic": 10000, "vmx": 30000}
-QUICK_POSTS = {"avic": 2500, "vmx": 4000}
 MUTANT_POSTS = 60000
 LATE_MUTANT = "no-entering"
 
@@ -28,8 +26,9 @@ SELFTESTS_PASS = {"svm": 40, "vmx": 20}
 def test_posted(project, name):
     """nothing lost, late or doubled in any workload and variant; the bounds hold"""
     # In the vmx lab as many as `make bench FULL=1` posts: the comparison's bounds are tight.
-    posts = None if name == "vmx" else FULL_POSTS[name]
-    cells, done = posting.run_lab(name, project.build, posts=posts if project.full else QUICK_POSTS[name],
+    amounts = posting.LABS[name]
+    posts = amounts["quick"] if not project.full else None if name == "vmx" else amounts["check"]
+    cells, done = posting.run_lab(name, project.build, posts=posts,
                                 variants=posting.VARIANTS if project.full else ("stock", "patched"),
                                 log=project.log(f"{name}-posted"))
     print(posting.table(name, cells), file=sys.stderr)
@@ -65,7 +64,7 @@ def test_remainder(project):
                                       "widened": project.modules(mutants.GAP_PROBE, tree)},
                               bench_program(project))
     script = "\n".join(f"load-kvm {name} && kvm-mode-bench post --json --workload exits "
-                       f"--posts {FULL_POSTS['vmx']} {posting.LABS['vmx']['extra']} || exit 1"
+                       f"--posts {posting.LABS['vmx']['check']} {posting.LABS['vmx']['extra']} || exit 1"
                        for name in ("patched", "widened"))
     done = lab.run("vmx", "patched", script, build=project.build, timeout=900, hang=300,
                    initramfs=image, log=project.log("vmx-remainder"))
@@ -92,7 +91,8 @@ def bench_program(project):
 
 def test_toggle(project, name):
     """precise_notify switched under load, modules reloaded: nothing lost"""
-    posts, bench_post = min(FULL_POSTS[name], 10000), f"kvm-mode-bench post --json {posting.LABS[name]['extra']}"
+    posts = min(posting.LABS[name]["check"], 10000)
+    bench_post = f"kvm-mode-bench post --json {posting.LABS[name]['extra']}"
     script = f"""
         switch=/sys/module/kvm/parameters/precise_notify
         (while :; do echo N > $switch; echo Y > $switch; echo >> /tmp/switched; done) &
