@@ -94,7 +94,7 @@ DYNAMIC = {"vmx": {
     "apf-restore-sleeps": ("", "apf_migrate_test -d 1000 -n 8 -c 'live, one'", r"(?:lost|stalled) [1-9]"),
     "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 80000 -c exits",
                          r"(?:late|lost|stalled) [1-9]"),
-    "no-guest-write-svm": ("", "lost_interrupt_test -d 1000 -n 40000 -c exits",
+    "no-guest-write-svm": ("", "lost_interrupt_test -d 1000 -n 4000 -c compute",
                            r"(?:late|lost|stalled) [1-9]"),
 }}
 

@@ -25,22 +25,23 @@ static const struct {
 	u64 what;
 	u64 max_out, gap_max, delay_max;
 	unsigned int vcpus;
+	u64 every;		/* one disturbance in so many steps; of all kinds, done or not */
 } cases[] = {
-	{ "one at a time", 0, 1, 2000, 20000, 1 },
-	{ "many at once", APF_DO_HALT | APF_DO_EXITS, 64, 200, 100000, 1 },
+	{ "one at a time", 0, 1, 2000, 20000, 1, 32 },
+	{ "many at once", APF_DO_HALT | APF_DO_EXITS, 64, 200, 100000, 1, 32 },
 	{ "ways of the guest", APF_DO_HALT | APF_DO_EXITS | APF_DO_MASK | APF_DO_LAPIC |
-	  APF_DO_GARBAGE | APF_DO_LATE_ACK | APF_DO_ACK_FIRST, 4, 500, 40000, 2 },
-	{ "disabled and moved", APF_DO_HALT | APF_DO_TOGGLE | APF_DO_MOVE, 16, 500, 40000, 2 },
+	  APF_DO_GARBAGE | APF_DO_LATE_ACK | APF_DO_ACK_FIRST, 4, 500, 40000, 2, 32 },
+	{ "disabled and moved", APF_DO_HALT | APF_DO_TOGGLE | APF_DO_MOVE, 16, 500, 40000, 2, 4 },
 	{ "area not there", APF_DO_HALT | APF_DO_REMOVE | APF_DO_PROTECT | APF_DO_DIRTY, 16, 500,
-	  40000, 1 },
+	  40000, 1, 32 },
 	{ "ways of userspace", APF_DO_HALT | APF_DO_HOST_MSRS | APF_DO_HOST_OFF | APF_DO_EVENTS,
-	  16, 500, 40000, 1 },
-	{ "reset and INIT", APF_DO_HALT | APF_DO_RESET | APF_DO_INIT, 16, 500, 40000, 2 },
-	{ "SMM", APF_DO_HALT | APF_DO_SMI, 16, 500, 40000, 2 },
+	  16, 500, 40000, 1, 32 },
+	{ "reset and INIT", APF_DO_HALT | APF_DO_RESET | APF_DO_INIT, 16, 500, 40000, 2, 32 },
+	{ "SMM", APF_DO_HALT | APF_DO_SMI, 16, 500, 40000, 2, 32 },
 	{ "everything", APF_DO_TOGGLE | APF_DO_MOVE | APF_DO_LAPIC | APF_DO_MASK |
 	  APF_DO_GARBAGE | APF_DO_LATE_ACK | APF_DO_ACK_FIRST | APF_DO_HALT | APF_DO_EXITS |
 	  APF_DO_REMOVE | APF_DO_PROTECT | APF_DO_DIRTY | APF_DO_HOST_MSRS | APF_DO_HOST_OFF |
-	  APF_DO_EVENTS | APF_DO_RESET | APF_DO_INIT | APF_DO_SMI, 64, 500, 40000, 1 },
+	  APF_DO_EVENTS | APF_DO_RESET | APF_DO_INIT | APF_DO_SMI, 64, 500, 40000, 1, 32 },
 };
 
 #define MANY_AT_ONCE	1	/* of cases[] */
@@ -66,7 +67,7 @@ static struct apf_setup setup_of(unsigned int i, u64 seed)
 		.gap_max = cases[i].gap_max,
 		.delay_max = cases[i].delay_max,
 		.what = cases[i].what,
-		.every = 32,
+		.every = cases[i].every,
 	};
 }
 
