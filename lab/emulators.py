@@ -145,7 +145,7 @@ class Svm(Machine):
             if qemu_folder(self.options.build).name != "qemu-mended":
                 raise LabError("only QEMU with our patches has --quantum: run `make qemu`")
             found += ["-device", f"cpu-turns,quantum={quantum},flight={self.options.flight},"
-                      f"spread={self.options.spread}"]
+                      f"spread={self.options.spread},entry={self.options.entry}"]
         if self.options.trace:
             found += ["-d", "exec,nochain", "-dfilter", MODULES, "-D", self.options.trace]
         return found
@@ -265,9 +265,8 @@ class Vmx(Machine):
         binary = self.binary()
         initrd = b"".join(archives)
         (self.work / "initrd").write_bytes(initrd)
-        flight = self.options.flight or self.options.spread
         cmdline = (f"{COMMON_CMDLINE} {VMX_CMDLINE} lab.emulator=bochs "
-                   f"{'lab.flight ' if flight else ''}{cmdline}")
+                   f"{'lab.times ' if self.options.takes_time() else ''}{cmdline}")
         try:
             flat, address, entry = flat_file(kernel, self.options.build / "lab")
         except KernelError as error:
@@ -276,7 +275,7 @@ class Vmx(Machine):
         (self.work / "start-info").write_bytes(self._start_info(entry, cmdline, len(initrd)))
         (self.work / "bochsrc").write_text(self._configuration(flat, address, serial))
         return ["env", f"LAB_FLIGHT={self.options.flight}", f"LAB_SPREAD={self.options.spread}",
-                str(binary), "-q", "-f", str(self.work / "bochsrc")]
+                f"LAB_ENTRY={self.options.entry}", str(binary), "-q", "-f", str(self.work / "bochsrc")]
 
     def state(self):
         """Bochs has no door to ask through while it runs."""

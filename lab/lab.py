@@ -84,6 +84,7 @@ class Options:
         if self.quantum is None:
             self.quantum = EMULATORS[self.lab].quanta[0]
         self.flight, self.spread = given.pop("flight", 0), given.pop("spread", 0)
+        self.entry = given.pop("entry", 1)
         self.icount = given.pop("icount", False)
         self.trace = given.pop("trace", None)
         self.append = given.pop("append", "")
@@ -92,14 +93,18 @@ class Options:
         self.log = given.pop("log", None)
         if given:
             raise TypeError(f"unknown options: {', '.join(sorted(given))}")
-        for name in ("flight", "spread", "quantum"):
+        for name in ("flight", "spread", "entry", "quantum"):
             if not 0 <= getattr(self, name) < 1 << 31:
                 raise LabError(f"--{name} wants 0 to {(1 << 31) - 1}")
         if self.lab == "vmx" and not 1 <= self.quantum <= max(EMULATORS["vmx"].quanta):
             raise LabError(f"the vmx lab's turns have 1 to {max(EMULATORS['vmx'].quanta)} instructions")
-        if (self.flight or self.spread) and not self.quantum:
-            raise LabError(f"the {self.lab} lab has no flight time where its CPUs are threads: "
+        if self.takes_time() and not self.quantum:
+            raise LabError(f"nothing takes time in the {self.lab} lab while its CPUs are threads: "
                            "add --quantum 32")
+
+    def takes_time(self):
+        """Do IPIs, or VM entries, from when L1 is up?"""
+        return self.flight or self.spread or self.entry > 1
 
 
 class Result:
@@ -352,6 +357,8 @@ def parse(argv):
                         help="vmx, avic: how long an IPI or a doorbell is on its way (default: 0)")
     parser.add_argument("--spread", type=int, default=0, metavar="TICKS",
                         help="and up to how much longer, at random but the same in each run")
+    parser.add_argument("--entry", type=int, default=1, metavar="TICKS",
+                        help="vmx, avic: how long VMRUN, VMLAUNCH and VMRESUME take (default: 1)")
     parser.add_argument("--icount", action="store_true",
                         help="svm: one thread; L1's clocks and TSC count its instructions")
     parser.add_argument("--trace", metavar="FILE",

@@ -5,6 +5,7 @@ and runs it. Called by check.py, or by hand: avic_test.py --build build
 
 exit status: 0 all passed, 1 not, 125 it could not run"""
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,11 +27,15 @@ def make(out):
                     source / "start.S", source / "test.c"], check=True)
 
 
-def run(folder, kernel, cpu):
+ENTRIES = (1, 3000)             # ticks of a VMRUN
+SAID = re.compile(r"# (VMRUN|doorbells).* 0x([0-9a-f]+)")
+
+
+def run(folder, kernel, cpu, machine=("-accel", "tcg,thread=multi")):
     """(QEMU's status, the test's lines)."""
     done = subprocess.run(
-        [folder / "qemu-system-x86_64", "-L", folder / "share", "-M", "q35", "-accel",
-         "tcg,thread=multi", "-cpu", cpu, "-smp", "2", "-m", "256", "-nodefaults",
+        [folder / "qemu-system-x86_64", "-L", folder / "share", "-M", "q35", *machine, "-cpu", cpu,
+         "-smp", "2", "-m", "256", "-nodefaults",
          "-display", "none", "-no-reboot", "-device", "avic-counters",
          "-device", "isa-debug-exit,iobase=0x501", "-chardev", "stdio,id=out",
          "-device", "isa-debugcon,iobase=0xe9,chardev=out", "-kernel", kernel],
@@ -39,21 +44,49 @@ def run(folder, kernel, cpu):
     return done.returncode, done.stdout.splitlines()
 
 
+def turns(entry):
+    """A machine whose CPUs take turns, and whose VMRUN takes @entry ticks"""
+    return ("-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single",
+            "-device", f"cpu-turns,quantum=16,entry={entry}")
+
+
+def passed(one):
+    status, lines = one
+    return status == EXIT_PASSED and lines and lines[-1].startswith("1..")
+
+
+def entry_wrong(outputs):
+    """What is not as ENTRIES has it: the ticks, and what a doorbell found on its way in."""
+    said = [[int(m[2], 16) for m in map(SAID.match, lines) if m] for lines in outputs]
+    if any(len(numbers) != 2 for numbers in said):
+        return [f"not ok: test_entry() says {said}"]
+    (short, outside), (long, inside) = said
+    found = []
+    if long - short != ENTRIES[1] - ENTRIES[0]:
+        found.append(f"not ok: VMRUN takes {long} ticks, and {short}")
+    if (outside, inside) != (0, 1):
+        found.append(f"not ok: {outside} doorbells came in a short VMRUN, {inside} in a long one")
+    return found
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--build", type=Path, default=Path("build"))
     parser.add_argument("--cpu", default="EPYC,+svm,+npt,+avic")
     args = parser.parse_args(argv)
+    folder = args.build.resolve() / "qemu-mended"
     with tempfile.TemporaryDirectory() as work:
+        kernel = Path(work) / "test"
         try:
-            make(Path(work) / "test")
-            status, lines = run(args.build.resolve() / "qemu-mended", Path(work) / "test",
-                                args.cpu)
+            make(kernel)
+            runs = [run(folder, kernel, args.cpu), *(run(folder, kernel, args.cpu, turns(entry))
+                                                     for entry in ENTRIES)]
         except (OSError, subprocess.SubprocessError) as error:
             print(f"avic_test: {error}", file=sys.stderr)
             return EXIT_LAB
-    print("\n".join(["TAP version 13", *lines]))
-    return 0 if status == EXIT_PASSED and lines and lines[-1].startswith("1..") else 1
+    wrong = entry_wrong([lines for _, lines in runs[1:]])
+    print("\n".join(["TAP version 13", *sum((lines for _, lines in runs), []), *wrong]))
+    return 0 if not wrong and all(map(passed, runs)) else 1
 
 
 if __name__ == "__main__":
