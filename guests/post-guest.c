@@ -154,6 +154,28 @@ static void userspace_op(struct post_shared *s)
 	s->target.ops[POST_USERSPACE]++;
 }
 
+/*
+ * Holds interrupts back by their priority for a moment; what waits is taken at
+ * the end.  With IF clear too, KVM on SVM waits for STI by V_IRQ, and lets the
+ * guest write CR8 all the same.
+ */
+static void tpr_op(struct post_shared *s, u64 *rnd)
+{
+	u64 tpr = rnd_below(rnd, 16), gap = rnd_below(rnd, s->exit_gap_max + 1);
+	u64 start = rdtsc();
+
+	if (rnd_next(rnd) >> 63) {
+		asm volatile("cli" ::: "memory");
+		while (rdtsc() - start < gap)
+			;
+	}
+	asm volatile("mov %0, %%cr8" :: "r"(tpr) : "memory");
+	for (start = rdtsc(); rdtsc() - start < gap; )
+		;
+	asm volatile("mov %0, %%cr8; sti" :: "r"(0ull) : "memory");
+	s->target.ops[POST_TPR]++;
+}
+
 static void target_step(struct post_shared *s, u64 *rnd, bool *armed)
 {
 	u64 op = s->workload;
@@ -175,6 +197,9 @@ static void target_step(struct post_shared *s, u64 *rnd, bool *armed)
 		break;
 	case POST_USERSPACE:
 		userspace_op(s);
+		break;
+	case POST_TPR:
+		tpr_op(s, rnd);
 		break;
 	default:
 		break;

@@ -28,6 +28,7 @@ enum post_workload {
 	POST_NR_WORKLOADS,	/* what the benchmark has */
 
 	POST_USERSPACE = POST_NR_WORKLOADS,
+	POST_TPR,
 	POST_ALL,		/* any of the above but mixed */
 	POST_NR_ALL_WORKLOADS,
 };

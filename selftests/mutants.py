@@ -54,8 +54,8 @@ STATIC = {
 
 # lab: mutant: parameters for load-kvm, stress test, what its output has to say
 DYNAMIC = {"vmx": {
-    "no-entering": ("", "lost_interrupt_test -d 1000 -n 10000 -c exits", r"late [1-9]"),
-    "no-wake": ("", "lost_interrupt_test -d 1000 -n 4000 -c hlt", r"(?:lost|stalled) [1-9]"),
+    "no-entering": ("", "lost_interrupt_test -d 1000 -n 12000 -c exits", r"late [1-9]"),
+    "no-wake": ("", "lost_interrupt_test -d 1000 -n 5000 -c hlt", r"(?:lost|stalled) [1-9]"),
     "elide-without-recheck": ("",
                               "lost_kick_test -d 1000 -n 20000 -c 'kick without request'",
                               r"late [1-9]"),
@@ -92,9 +92,9 @@ DYNAMIC = {"vmx": {
     "apf-shared-workqueue": ("", "apf_many_test -d 60", r"not ok"),
 }, "avic": {
     "apf-restore-sleeps": ("", "apf_migrate_test -d 1000 -n 8 -c 'live, one'", r"(?:lost|stalled) [1-9]"),
-    "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 80000 -c exits",
+    "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 90000 -c exits",
                          r"(?:late|lost|stalled) [1-9]"),
-    "no-guest-write-svm": ("", "lost_interrupt_test -d 1000 -n 4000 -c compute",
+    "no-guest-write-svm": ("", "lost_interrupt_test -d 1000 -n 5000 -c compute",
                            r"(?:late|lost|stalled) [1-9]"),
 }}
 

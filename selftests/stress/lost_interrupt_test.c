@@ -47,6 +47,7 @@ static const struct test_case {
 	{ "fastpath", POST_FASTPATH, 0 },
 	{ "hlt", POST_HLT, 0 },
 	{ "userspace", POST_USERSPACE, 0 },
+	{ "TPR", POST_TPR, 0 },
 	{ "all", POST_ALL, 0 },
 	{ "all, APICv inhibited and uninhibited", POST_ALL, DISTURB_APICV },
 	{ "all, parameters switched", POST_ALL, DISTURB_SWITCH },
