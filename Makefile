@@ -68,7 +68,7 @@ help:
 	@echo 'make compare          two results.json, such as before and after: A=file B=file'
 	@echo 'make perf             the perf recipes of bench/perf in the labs, on patched KVM, to $(BUILD)/perf/'
 	@echo 'make cost             the instructions that the series adds to an exit, by name (svm lab)'
-	@echo 'make flight           notifications wasted when they take time on the way (vmx and avic labs)'
+	@echo 'make flight           notifications wasted when they, or VM entries, take time (vmx and avic labs)'
 	@echo 'make placement        what other places of the flag would cost: a replica, native, on two CPUs'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
 	@echo 'make check            tests; ends with "N passed, N failed" (FULL=1: every test)'

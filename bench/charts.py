@@ -3,6 +3,8 @@
 import math
 import subprocess
 
+from bench import flight
+
 COLOURS = {"stock": "#777777", "s4": "#d98e04", "patched": "#1f6fb2",
            "patched_kicks": "#7fb3dd", "patched_off": "#b04a5a"}
 STATES = {"guest": "#1f6fb2", "entering": "#9ccbe8", "host": "#e4e4e4"}
@@ -45,6 +47,26 @@ def spurious(lab, cells, per_million):
         "set style fill solid noborder\nset boxwidth 0.9\nset yrange [0:*]\n"
         "set ylabel 'per million posts'\nset grid ytics lc rgb '#dddddd'\n"
         "set key top right samplen 1\nset format y \"%'.0f\"\n"
+        "plot " + ", ".join(parts) + "\n"))
+
+
+def under_way(lab, runs):
+    """Lines: notifications wasted of 100 posts, by what takes how long, and the series' floor."""
+    shown = ("stock", "patched")
+    rows = []
+    for i, one in enumerate(runs):
+        if i and (one["entry"] == 1) != (runs[i - 1]["entry"] == 1):
+            rows.append("")             # no line from one kind to the other
+        what = f"{one['flight']:,} on the way" if one["entry"] == 1 else f"entry takes {one['entry']:,}"
+        counts = [count * 100 / one["cells"][v]["posted"]
+                  for v in shown for count in flight.wasted(one["cells"][v])]
+        rows.append(f'"{what}" ' + " ".join(f"{n:.2f}" for n in counts))
+    parts = [f"$w using 0:{i}:xtic(1) with linespoints lw 2 pt 7 lc rgb '{COLOURS[v]}' title '{v}'"
+             for v, i in zip(shown, (2, 4))]
+    parts.append(f"$w using 0:5 with lines dt 2 lc rgb '{COLOURS['patched']}' title 'patched, the floor'")
+    return gnuplot(f"{lab}_flight", (720, 300), block("w", rows) + (
+        "set yrange [0:*]\nset xrange [-0.3:*]\nset ylabel 'wasted, of 100 posts'\n"
+        "set grid ytics lc rgb '#dddddd'\nset key outside top horizontal samplen 2\n"
         "plot " + ", ".join(parts) + "\n"))
 
 

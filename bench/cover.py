@@ -53,7 +53,8 @@ def figures(results, base):
 
 
 def untested():
-    return "\n".join(textwrap.fill(item, WIDTH, initial_indent=" - ", subsequent_indent="   ")
+    return "\n".join(textwrap.fill(item, WIDTH, initial_indent=" - ", subsequent_indent="   ",
+                                   break_long_words=False, break_on_hyphens=False)
                      for item in limits.items())
 
 

@@ -11,4 +11,5 @@ def items():
     """[plain text]"""
     text = re.split(r"^## ", PAGE.read_text().split(HEADLINE)[1], flags=re.MULTILINE)[0]
     found = [" ".join(item.split()) for item in re.split(r"^- ", text, flags=re.MULTILINE)]
-    return [re.sub(r"\*\*|`", "", item) for item in found if item]
+    linked = [re.sub(r"\[([^]]*)\]\((http[^)]*)\)", r"\1, \2", item) for item in found if item]
+    return [re.sub(r"\*\*|`", "", item) for item in linked]

@@ -20,22 +20,24 @@ class Plan(NamedTuple):
     apf_rounds: int
     others: bool            # run.py's OTHERS: other tools and clocks
     scaling: bool           # up to 16 vCPUs
+    flight: bool            # IPIs and VM entries that take time
     minutes: int            # on two CPUs
 
 
 FULL = Plan(labs=("svm", "avic", "vmx"), posts={name: lab["posts"] for name, lab in posts.LABS.items()},
             variants=("stock", *posts.PEERS, "patched", "patched_off"),
             latencies=tuple(latency.FORMS), latency_variants=latency.SHOWN, rounds=latency.ROUNDS,
-            apf_variants=apf.VARIANTS, apf_rounds=apf.ROUNDS, others=True, scaling=True, minutes=44)
+            apf_variants=apf.VARIANTS, apf_rounds=apf.ROUNDS, others=True, scaling=True, flight=True,
+            minutes=50)
 QUICK = Plan(labs=("avic", "vmx"), posts={name: lab["quick"] for name, lab in posts.LABS.items()},
              variants=("stock", "patched"), latencies=QUICK_LATENCIES, latency_variants=("stock", "patched"),
              rounds=2, apf_variants=("stock", "patched"), apf_rounds=2, others=False, scaling=False,
-             minutes=10)
+             flight=False, minutes=10)
 
 
 def left_out(labs):
     """What the quick form, run in @labs, says at its end."""
     others = ", ".join(f"the {name} lab" for name in FULL.labs if name not in labs)
-    return (f"left out: {others}{', ' if others else ''}the peers and the series with its parts switched off, "
-            "most latencies, rt-tests, a whole VM, up to 16 vCPUs; and few rounds are few. "
-            "All of it: make bench FULL=1")
+    return (f"left out: {others}{', ' if others else ''}the peers and the series with its parts "
+            "switched off, most latencies, rt-tests, a whole VM, up to 16 vCPUs, IPIs that take time; "
+            "and few rounds are few. All of it: make bench FULL=1")

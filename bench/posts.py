@@ -18,7 +18,8 @@ FIGURES = {"notify_sent": "events", "notify_elided": "events", "notify_spurious"
            "latency_p99": "ticks", "send_mean": "ticks"}
 PEERS = ("s4",)                                     # unsafe: shown, and held to nothing
 WORKLOADS = ("compute", "exits", "fastpath", "hlt", "mixed")
-# posts: per workload and variant, in the full form; quick: in make bench; check: in the tests.
+# posts: per workload and variant, in the full form; quick: in the quick forms of make bench and of
+# the tests; check: in the tests' full form.
 # expect: seconds for the whole lab.  off_tolerance: of patched_off to stock, where counted.
 LABS = emulators.amounts("post")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
-from bench import apf, latency, picture, plan, posts, report
+from bench import apf, flight, latency, picture, plan, posts, report
 from bench.progress import align
 from lab import emulators
 
@@ -72,8 +72,10 @@ def lab_text(name, entry):
         parts += ["\nAsynchronous page faults, 1, 8 and 64 at once ([apf.md](apf.md))"
                   + (", times in ticks.\n\n" if emulators.of(name).repeats else ".\n\n"),
                   indented(apf_table(name, paged))]
-    bounds = "".join(f"- {posts.verdict(bound).removeprefix('holds: ')}\n"
-                     for bound in entry["bounds"] + entry.get("apf_bounds", []))
+    if entry.get("flight"):
+        parts += [f"\nThe {flight.WORKLOAD} workload, when notifications and VM entries take so many "
+                  "ticks.\n\n", indented(align("", flight.rows(entry["flight"]), 3))]
+    bounds = "".join(f"- {posts.verdict(bound).removeprefix('holds: ')}\n" for bound in report.bounds(entry))
     bounds += "".join(f"- {text}\n" for text in entry["remainder"]
                       if text.split(":")[0].endswith((" stock", " patched")))
     return "".join(parts) + (f"\n{bounds}" if bounds else "")
@@ -105,13 +107,19 @@ def tables(results):
     return "".join(made) + "\n" + "\n".join(lab_text(*item) for item in results["labs"].items())
 
 
+def under_way(results):
+    """[text]: what is left of the gain when notifications take time"""
+    return [flight.sentence(name, entry["flight"]) for name, entry in results["labs"].items()
+            if entry.get("flight")]
+
+
 def answer(results):
     """README's block."""
     head, *labs = report.answer(results)
     rows = [head, ("---",) * len(head), *labs]
     return (said(results, "; [docs/results.md](docs/results.md) has the tables")
             + "".join(f"| {' | '.join(row)} |\n" for row in rows)
-            + "".join(f"\n{line}\n" for line in report.bounds_line(results))
+            + "".join(f"\n{line}\n" for line in [*report.bounds_line(results), *under_way(results)])
             + f"\n![{picture.TITLE}, stock against patched](docs/results.svg)\n")
 
 

@@ -17,7 +17,7 @@ except ImportError:     # another python3 ahead of Debian's in PATH
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
-from bench import apf, charts, latency, limits, picture, posts, scaling
+from bench import apf, charts, flight, latency, limits, picture, posts, scaling
 from bench.variants import VARIANTS
 
 Invalid = jsonschema.ValidationError
@@ -140,7 +140,7 @@ def windows(entry):
 
 
 def bounds(entry):
-    return entry["bounds"] + entry.get("apf_bounds", [])
+    return entry["bounds"] + entry.get("apf_bounds", []) + entry.get("flight_bounds", [])
 
 
 def bounds_line(results):
@@ -253,6 +253,16 @@ def scaling_part(cells):
             f"the other vCPUs.</p>{table(scaling.rows(cells))}")
 
 
+def flight_part(name, runs):
+    if not runs:
+        return ""
+    return ("<h3>When notifications take time</h3><p class=note>Ticks that a notification is on its "
+            "way, and ticks of a VM entry. Floor: what no flag can avoid, the target was in the guest on "
+            "the way and has left, or, with doorbells, is in VMRUN.</p>"
+            + charts.under_way(name, runs)
+            + table([(f"{way}, {entry}", *row) for way, entry, *row in flight.rows(runs)]))
+
+
 def apf_part(variants):
     if not variants:
         return ""
@@ -281,6 +291,7 @@ def lab_part(name, entry):
             latency_part(entry["latency"]) if entry.get("latency") else "",
             apf_part(entry.get("apf")),
             scaling_part(entry.get("scaling")),
+            flight_part(name, entry.get("flight")),
             other_parts(entry),
             "<details><summary>Environment</summary>",
             table([("", ""), *entry["environment"].items()], "env"), "</details>"]

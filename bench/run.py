@@ -3,7 +3,7 @@
 """Runs the benchmarks, in the labs at once: stock KVM, patched KVM and, with --full, peers in one
 boot of L1. Posts (posts.py), latencies (latency.py), asynchronous page faults (apf.py); with --full
 the cost of an exit in instructions, the host's scheduling (rt/), a whole VM (guest/), more vCPUs
-(scaling.py) as well. Or on this machine's own KVM: posts and latencies. Prints the tables, or KTAP,
+(scaling.py), IPIs and VM entries that take time (flight.py) as well. Or on this machine's own KVM: posts and latencies. Prints the tables, or KTAP,
 writes results.json and report.html. Called by `make bench`.
 
 exit status: 0 done and the guarantees hold, 1 an interrupt was lost, late or
@@ -20,7 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
-from bench import apf, environment, host, instructions, kept, ktap, latency, plan, posts, report, scaling
+from bench import (apf, environment, flight, host, instructions, kept, ktap, latency, plan, posts,
+                   report, scaling)
 from bench.guest import whole_vm
 from bench.progress import align, say
 from bench.rt import scheduling
@@ -59,6 +60,8 @@ def parse():
     args.add_argument("--rounds", type=int, help="runs of each latency, at most; 0: only the posts")
     args.add_argument("--no-scaling", action="store_true",
                       help="leave out the runs with up to 16 vCPUs")
+    args.add_argument("--no-flight", action="store_true",
+                      help="leave out the runs in which IPIs and VM entries take time")
     args.add_argument("--ktap", action="store_true",
                       help="KTAP on stdout: what must hold; the tables go to stderr")
     args = args.parse_args()
@@ -75,7 +78,8 @@ def parse():
             sys.exit(f"bench: no variant called {', '.join(unknown)}")
         chosen = chosen._replace(variants=tuple(v for v in chosen.variants if v in some),
                                  latency_variants=tuple(v for v in chosen.latency_variants if v in some))
-    args.plan = chosen._replace(scaling=chosen.scaling and not args.no_scaling)
+    args.plan = chosen._replace(scaling=chosen.scaling and not args.no_scaling,
+                                flight=chosen.flight and not args.no_flight)
     unknown = set(args.labs) - set(posts.LABS) - {"host"}
     if unknown:
         sys.exit(f"bench: no lab called {', '.join(unknown)}; there are: {', '.join(posts.LABS)}, host")
@@ -151,9 +155,17 @@ def paged(name, args, out):
     return {"apf": variants, "apf_bounds": [b.data() for b in apf.bounds(name, variants)]}
 
 
+def under_way(name, args, out):
+    if not args.plan.flight or name not in flight.LABS:
+        return {}
+    runs = flight.run_lab(name, args.build, args.seed, out / f"{name}-flight")
+    print(flight.text(name, runs), "", sep="\n", flush=True)
+    return {"flight": runs, "flight_bounds": [b.data() for b in flight.bounds(runs)]}
+
+
 # What runs beside what: the emulators of the vmx and avic labs have one thread.
-JOBS = {"vmx": ((timed,), (posted, grown, paged), (others,)), "svm": ((posted, timed, others, paged),),
-        "avic": ((posted, paged),), "host": ((posted, timed),)}
+JOBS = {"vmx": ((timed,), (posted, grown, paged), (others, under_way)), "svm": ((posted, timed, others, paged),),
+        "avic": ((posted, paged, under_way),), "host": ((posted, timed),)}
 
 
 def peak_mib():
@@ -174,7 +186,7 @@ def broken_in(name, entry):
     """What does not hold."""
     found = posts.guarantees(name, {**entry["workloads"], **entry.get("scaling", {})})
     found += latency.broken(name, entry.get("latency", {}))
-    found += apf.broken(name, entry.get("apf", {}))
+    found += apf.broken(name, entry.get("apf", {})) + flight.broken(name, entry.get("flight", ()))
     return found + [f"{name} {b}" for b in posts.bounds(name, entry["workloads"]) if not b.holds]
 
 

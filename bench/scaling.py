@@ -25,9 +25,9 @@ def script(extra, seed, switch):
 
 def run_lab(name, build, seed=1, log=None):
     """One boot of L1. Returns {vCPUs: {variant: cell}}."""
-    cells = latency.run_cells(name, build, script(LABS[name]["extra"], seed, Switcher()), "runs with more vCPUs",
-                              len(VCPUS) * len(VARIANTS), VARIANTS[0], cpus=max(VCPUS),
-                              hang=LABS[name]["hang"], log=log)
+    cells = latency.run_cells(name, build, script(LABS[name]["extra"], seed, Switcher()),
+                              "runs with more vCPUs", len(VCPUS) * len(VARIANTS), VARIANTS[0],
+                              cpus=max(VCPUS), hang=LABS[name]["hang"], log=log)
     for cell in cells.values():
         posts.fill_in(cell)
     return {str(vcpus): {variant: cells[str(vcpus), variant] for variant in VARIANTS}

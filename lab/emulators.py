@@ -168,6 +168,7 @@ class Avic(Svm):
     amounts = {
         "post": {"posts": 20000, "quick": 3000, "check": 10000, "expect": 400, "hang": 300,
                  "extra": COUNTERS, "off_tolerance": 0.20},
+        "flight": {"posts": 3000},
         "apf": {"extra": "", "icount": False, "most_exits": 1.0},
     }
 
@@ -191,6 +192,7 @@ class Vmx(Machine):
                  "extra": COUNTERS, "off_tolerance": 0.10},
         "latency": {"samples": 120, "extra": "--warmup 20", "hang": 200, "without": ()},
         "scaling": {"hang": 600, "extra": COUNTERS},
+        "flight": {"posts": 3000},
         "apf": {"extra": COUNTERS, "icount": False, "most_exits": 0.9},
         # A second of its clock is 4.2 billion instructions; its runs repeat.
         "rt": {"cyclictest": "300 50 200000", "hackbench": "500", "hang": 300, "rounds": 3,
@@ -294,4 +296,4 @@ def of(name):
 def amounts(tool):
     """{lab: its amounts of @tool}, of those that it runs in"""
     return {name: cls.amounts[tool] for name, cls in {**EMULATORS, HOST: Machine}.items()
-            if tool in cls.amounts}
+            if tool in vars(cls).get("amounts", {})}

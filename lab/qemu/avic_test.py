@@ -19,16 +19,14 @@ FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-ffreestanding", "
          "-Wl,--no-warn-rwx-segments"]
 EXIT_PASSED = 1                 # isa-debug-exit: twice the guest's word, and 1
 EXIT_LAB = 125
+ENTRIES = (1, 3000)             # ticks of a VMRUN
+SAID = re.compile(r"# (VMRUN|doorbells).* 0x([0-9a-f]+)")
 
 
 def make(out):
     source = HERE / "avic-test"
     subprocess.run(["gcc", *FLAGS, "-T", source / "test.ld", "-o", out,
                     source / "start.S", source / "test.c"], check=True)
-
-
-ENTRIES = (1, 3000)             # ticks of a VMRUN
-SAID = re.compile(r"# (VMRUN|doorbells).* 0x([0-9a-f]+)")
 
 
 def run(folder, kernel, cpu, machine=("-accel", "tcg,thread=multi")):
@@ -59,13 +57,13 @@ def entry_wrong(outputs):
     """What is not as ENTRIES has it: the ticks, and what a doorbell found on its way in."""
     said = [[int(m[2], 16) for m in map(SAID.match, lines) if m] for lines in outputs]
     if any(len(numbers) != 2 for numbers in said):
-        return [f"not ok: test_entry() says {said}"]
+        return [f"# WRONG: test_entry() says {said}"]
     (short, outside), (long, inside) = said
     found = []
     if long - short != ENTRIES[1] - ENTRIES[0]:
-        found.append(f"not ok: VMRUN takes {long} ticks, and {short}")
+        found.append(f"# WRONG: VMRUN takes {long} ticks, and {short}")
     if (outside, inside) != (0, 1):
-        found.append(f"not ok: {outside} doorbells came in a short VMRUN, {inside} in a long one")
+        found.append(f"# WRONG: {outside} doorbells came in a short VMRUN, {inside} in a long one")
     return found
 
 
@@ -85,7 +83,8 @@ def main(argv=None):
             print(f"avic_test: {error}", file=sys.stderr)
             return EXIT_LAB
     wrong = entry_wrong([lines for _, lines in runs[1:]])
-    print("\n".join(["TAP version 13", *sum((lines for _, lines in runs), []), *wrong]))
+    print("\n".join(["TAP version 13", *runs[0][1],
+                     *(f"# turns, {line}" for _, lines in runs[1:] for line in lines), *wrong]))
     return 0 if not wrong and all(map(passed, runs)) else 1
 
 

@@ -67,9 +67,9 @@ def repeat(project, name, number, **options):
 
 
 def test_repeats(project, name):
-    """two runs with IPIs under way print the same to the byte; another quantum does not"""
-    usual, flight = emulators.EMULATORS[name].quanta[0], {"flight": 256, "spread": 64}
-    outputs = [repeat(project, name, number, quantum=quantum, **flight)
+    """two runs in which IPIs and VM entries take time print the same to the byte; another quantum does not"""
+    usual, times = emulators.EMULATORS[name].quanta[0], {"flight": 256, "spread": 64, "entry": 64}
+    outputs = [repeat(project, name, number, quantum=quantum, **times)
                for number, quantum in enumerate((usual, usual, usual - 1))]
     need(outputs[0] == outputs[1], "two runs differ:\n" + "\n".join(
         f"{a}\n{b}" for a, b in zip(*outputs[:2]) if a != b))
@@ -77,6 +77,7 @@ def test_repeats(project, name):
     cell = json.loads(next(line for line in outputs[0] if line.startswith("{")))
     seen = posts.notifications(cell)
     need(seen["recv_host_sent_in_guest"] > 0, f"nothing was on its way when the target left: {seen}")
+    need(seen["recv_entry"] > 0, f"nothing arrived in a VM entry: {seen}")
     arrived = seen["coalesced"] * (name == "vmx") + seen["recv_guest"] + seen["recv_host"]
     need(0 <= seen["sent"] - arrived <= 1, f"sent and not arrived: {seen}")
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from bench import latency, report
+from bench import flight, latency, report
 from selftests.checks.labs import take_interrupts
 from selftests.project import command, need, ROOT, WITHOUT_KVM
 
@@ -17,7 +17,7 @@ def small_bench(project, name):
     out = project.work / name
     status, text = command("bench/run.py", "--build", project.build, "--full", "--labs", "vmx", "--posts",
                            3000, "--workloads", "exits", "--rounds", 1, "--no-scaling",
-                           "--variants", "stock patched patched_kicks patched_off", "--out", out)
+                           "--no-flight", "--variants", "stock patched patched_kicks patched_off", "--out", out)
     # With so few posts a bound of the comparison may be missed.
     need(status in (0, 1), f"status {status}: {text[-2000:]}")
     failed = [line for line in text.splitlines() if line.startswith("FAILED")]
@@ -51,6 +51,21 @@ def test_measuring(project):
     need(project.root or paged["stock"] > 0, f"forced exits: {paged}")
     need(results["labs"]["vmx"]["memory_mib"] > 100, "the emulator's memory is not its own")
     project.notes.append(f"seen in the guest after an exit, ticks: {after}")
+
+
+def test_flight(project):
+    """avic lab: what is wasted when doorbells and VMRUN take time, the floor told from the rest"""
+    runs = flight.run_lab("avic", project.build, log=project.log("avic-flight"), times=((256, 1), (0, 256)))
+    wrong = flight.broken("avic", runs)
+    need(not wrong, "\n".join(wrong))
+    for one, floor, other in zip(runs, ("recv_host_sent_in_guest", "recv_entry"),
+                                 ("recv_entry", "recv_host_sent_in_guest")):
+        for variant, cell in one["cells"].items():
+            seen = cell["emulator"]["doorbell"]
+            need(seen[floor] > 0 == seen[other], f"{flight.said(one)}, {variant}: {seen}")
+    page = report.flight_part("avic", runs)
+    need("<svg" in page and "VMRUN" in page, page[:500])
+    project.notes.append(flight.sentence("avic", runs))
 
 
 def interrupted_bench(project, out, posts, cells=None):

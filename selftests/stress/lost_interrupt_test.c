@@ -8,7 +8,8 @@
  * for longer than a bound, with interrupts on and without leaving the CPU,
  * before it took the interrupt.  Who posts, how fast, and what disturbs the
  * target is drawn from the seed: vCPU threads move between CPUs, signals and
- * immediate_exit interrupt KVM_RUN, APICv is inhibited, parameters switch. In
+ * immediate_exit interrupt KVM_RUN, APICv is inhibited, parameters switch.  The
+ * target itself exits, sleeps, or holds interrupts back by CR8 and IF.  In
  * every other round a target that halts is asleep mostly; the first one is
  * undisturbed.
  */
@@ -241,14 +242,16 @@ static void note_target(struct round *r)
 	struct kvm_mp_state mp_state;
 	struct kvm_lapic_state lapic;
 	struct kvm_vcpu_events events;
+	struct kvm_sregs sregs;
 	struct kvm_regs regs;
 
 	vcpu_regs_get(vcpu, &regs);
 	vcpu_mp_state_get(vcpu, &mp_state);
 	vcpu_events_get(vcpu, &events);
 	vcpu_ioctl(vcpu, KVM_GET_LAPIC, &lapic);
-	stress_note("  target: rip %#llx rflags %#llx mp_state %u, handled %lu",
-		    regs.rip, regs.rflags, mp_state.mp_state,
+	vcpu_sregs_get(vcpu, &sregs);
+	stress_note("  target: rip %#llx rflags %#llx cr8 %llu mp_state %u, handled %lu",
+		    regs.rip, regs.rflags, sregs.cr8, mp_state.mp_state,
 		    r->vm.s->target.handled);
 	stress_note("  injected %u vector %#x shadow %u", events.interrupt.injected,
 		    events.interrupt.nr, events.interrupt.shadow);

@@ -1040,7 +1040,10 @@ static void say(const char *what, uint64_t n)
 	print("\n");
 }
 
-/* How long VMRUN takes, and what comes of a doorbell meanwhile: avic_test.py knows what it must be. */
+/*
+ * How long VMRUN takes, while this CPU's turn is long, and what comes of a
+ * doorbell meanwhile, in short turns: avic_test.py knows what it must be.
+ */
 static void test_entry(void)
 {
 	uint64_t began;
@@ -1052,7 +1055,7 @@ static void test_entry(void)
 	say("VMRUN and what follows, ticks ", rdtsc() - began);
 	expect_done();
 
-	asm volatile("pause");		/* ends this CPU's turn, which was long */
+	asm volatile("pause");		/* ends the turn */
 	tables_init();
 	vcpu_init(1, guest_spin);
 	*field(1, SAVE_RFLAGS) |= RFLAGS_IF;
