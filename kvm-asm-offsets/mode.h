@@ -9,8 +9,8 @@
 static void __used kvm_mode_offsets(void)
 {
 	BLANK();
-	DEFINE(IN_HOST_MODE, IN_HOST_MODE);
-	DEFINE(IN_GUEST_MODE, IN_GUEST_MODE);
+	DEFINE(KVM_EXEC_HOST, KVM_EXEC_HOST);
+	DEFINE(KVM_EXEC_GUEST, KVM_EXEC_GUEST);
 
 	if (IS_ENABLED(CONFIG_KVM_AMD))
 		OFFSET(SVM_vcpu_execution_mode, vcpu_svm, vcpu.arch.execution_mode);

@@ -63,6 +63,7 @@ TESTS = (
     Test(machine_code.test_own_files_w1, seconds=30),
     Test(machine_code.test_machine_code, quick=True),
     Test(machine_code.test_machine_code_stock, quick=True),
+    Test(machine_code.test_old_names, seconds=60),
     Test(machine_code.test_static_mutants, seconds=200),
     Test(sources.test_help, quick=True),
     Test(sources.test_style, quick=True, seconds=30),

@@ -306,7 +306,7 @@ void kvm_arch_async_page_present_queued(struct kvm_vcpu *vcpu)
 
 	/* A vCPU in the host will find the request before it enters. */
 	atomic64_inc(&vcpu->stat.apf_ready_asked);
-	if (kvm_mode_read(vcpu) == IN_HOST_MODE)
+	if (kvm_mode_read(vcpu) == KVM_EXEC_HOST)
 		kvm_vcpu_wake_up(vcpu);
 	else
 		kvm_vcpu_kick(vcpu);

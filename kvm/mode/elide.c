@@ -17,7 +17,7 @@ MODULE_PARM_DESC(elide_kicks, "Kick without an IPI a vCPU that is not in the gue
  * successful cmpxchg(), a full barrier, and would send an IPI to another CPU
  * now.  Both callers have preemption disabled.
  *
- * IN_HOST_MODE means that @vcpu will store ENTERING_GUEST_MODE, execute a full
+ * KVM_EXEC_HOST means that @vcpu will store KVM_EXEC_ENTERING, execute a full
  * barrier and find EXITING_RUN_LOOP before it can enter, or is on its way out.
  * The flag may be left out of date by the time that this returns, in the one
  * direction that does not matter.
@@ -32,7 +32,7 @@ bool kvm_arch_elide_kick(struct kvm_vcpu *vcpu)
 	 * kvm_mode_enter() and in kvm_mode_reenter().
 	 * Litmus: kick-elide, kick-elide-entry.
 	 */
-	if (READ_ONCE(vcpu->arch.execution_mode) != IN_HOST_MODE)
+	if (READ_ONCE(vcpu->arch.execution_mode) != KVM_EXEC_HOST)
 		return false;
 
 	atomic64_inc(&vcpu->stat.kick_ipi_elided);

@@ -23,26 +23,26 @@
  * created.  Written by the vCPU's own thread only, with IRQs disabled, except
  * for the zeroing; read by any CPU.
  *
- * IN_HOST_MODE: the vCPU will execute a full barrier and then look at the PIR
+ * KVM_EXEC_HOST: the vCPU will execute a full barrier and then look at the PIR
  * (SVM: at the vIRR, which VMRUN does) and at vcpu->requests before it enters
  * the guest.  A sender that published its interrupt first need not notify.
  *
- * ENTERING_GUEST_MODE: the vCPU is about to enter and may have passed its last
+ * KVM_EXEC_ENTERING: the vCPU is about to enter and may have passed its last
  * look at the PIR and at vcpu->requests.  Stored ahead of the barrier, so that a
  * sender that does not see it is seen by the vCPU.  VMX: notify.  IRQs are off, a
  * posted-interrupt IPI stays pending in the local APIC until VM-Enter and is then
  * processed as one.  SVM: VMRUN is the last look at the vIRR and is still to
  * come; an AVIC doorbell that rings before it is dropped.  Ring none.
  *
- * IN_GUEST_MODE: stored by assembly as the last thing before the guest's
+ * KVM_EXEC_GUEST: stored by assembly as the last thing before the guest's
  * registers hide the pointer to the vCPU, cleared by assembly as soon as
  * there is a pointer again.  Notify.  On SVM a full barrier follows the store,
  * ahead of VMRUN.
  */
 enum kvm_execution_mode {
-	IN_HOST_MODE,
-	ENTERING_GUEST_MODE,
-	IN_GUEST_MODE,
+	KVM_EXEC_HOST,
+	KVM_EXEC_ENTERING,
+	KVM_EXEC_GUEST,
 };
 
 DECLARE_STATIC_KEY_TRUE(kvm_precise_notify);
@@ -64,7 +64,7 @@ void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen);
  * A sender that reads the flag with acquire semantics and then
  * apic->apicv_active, see svm_complete_interrupt_delivery(), must not see the
  * vCPU enter with an older apicv_active.  The release here gives that for
- * ENTERING_GUEST_MODE, the caller's full barrier for IN_GUEST_MODE, which
+ * KVM_EXEC_ENTERING, the caller's full barrier for KVM_EXEC_GUEST, which
  * assembly stores without one.
  */
 static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
@@ -79,7 +79,7 @@ static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
 	 * entry-srcu, entry-request, target-cpu, apicv-deactivate,
 	 * kick-request, kick-request-exiting, kick-pml, kick-elide-entry.
 	 */
-	smp_store_release(&vcpu->arch.execution_mode, ENTERING_GUEST_MODE);
+	smp_store_release(&vcpu->arch.execution_mode, KVM_EXEC_ENTERING);
 }
 
 /*
@@ -99,7 +99,7 @@ static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
 	 * The flag before the PIR, mode and requests; pairs with the senders.
 	 * Litmus: fastpath-reenter, fastpath-reenter-request, kick-elide.
 	 */
-	smp_store_mb(vcpu->arch.execution_mode, ENTERING_GUEST_MODE);
+	smp_store_mb(vcpu->arch.execution_mode, KVM_EXEC_ENTERING);
 }
 
 /*
@@ -109,35 +109,35 @@ static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
  */
 static __always_inline void kvm_mode_guest_enter(struct kvm_vcpu *vcpu)
 {
-	WRITE_ONCE(vcpu->arch.execution_mode, IN_GUEST_MODE);
+	WRITE_ONCE(vcpu->arch.execution_mode, KVM_EXEC_GUEST);
 }
 
 static __always_inline void kvm_mode_guest_exit(struct kvm_vcpu *vcpu)
 {
-	WRITE_ONCE(vcpu->arch.execution_mode, IN_HOST_MODE);
+	WRITE_ONCE(vcpu->arch.execution_mode, KVM_EXEC_HOST);
 }
 
 /*
  * The vCPU leaves the entry path without having entered the guest.  Nothing to
  * order here: until the store is seen, senders notify needlessly.  It must not
- * be left out, though: a sender that sees ENTERING_GUEST_MODE sends an IPI to a
+ * be left out, though: a sender that sees KVM_EXEC_ENTERING sends an IPI to a
  * vCPU that has blocked since, instead of waking it.  The full barrier on the
  * way to sleep makes the store visible (Litmus: wake-blocking).
  */
 static __always_inline void kvm_mode_cancel_entry(struct kvm_vcpu *vcpu)
 {
-	WRITE_ONCE(vcpu->arch.execution_mode, IN_HOST_MODE);
+	WRITE_ONCE(vcpu->arch.execution_mode, KVM_EXEC_HOST);
 }
 
-/* Every way out of the run loop has to pass with the flag at IN_HOST_MODE. */
+/* Every way out of the run loop has to pass with the flag at KVM_EXEC_HOST. */
 static __always_inline void kvm_mode_assert_in_host(struct kvm_vcpu *vcpu)
 {
-	WARN_ON_ONCE(vcpu->arch.execution_mode != IN_HOST_MODE);
+	WARN_ON_ONCE(vcpu->arch.execution_mode != KVM_EXEC_HOST);
 }
 
 /*
  * precise_notify is off: derive the answer from the run-loop mode, that is
- * IN_GUEST_MODE from long before VM-Enter until long after VM-Exit.  Only then
+ * IN_RUN_LOOP from long before VM-Enter until long after VM-Exit.  Only then
  * can it be that for the vCPU which this very CPU runs, as when it posts to
  * itself from a fastpath exit handler; it is in the host.
  */
@@ -150,9 +150,9 @@ kvm_mode_of_run_loop(struct kvm_vcpu *vcpu)
 	 */
 	if (smp_load_acquire(&vcpu->mode) != IN_RUN_LOOP ||
 	    vcpu == kvm_get_running_vcpu())
-		return IN_HOST_MODE;
+		return KVM_EXEC_HOST;
 
-	return IN_GUEST_MODE;
+	return KVM_EXEC_GUEST;
 }
 
 /*

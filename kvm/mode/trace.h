@@ -12,9 +12,9 @@
 #define TRACE_SYSTEM kvm
 
 /* kvm_execution_mode is an enum; let perf and trace-cmd know its values. */
-TRACE_DEFINE_ENUM(IN_HOST_MODE);
-TRACE_DEFINE_ENUM(ENTERING_GUEST_MODE);
-TRACE_DEFINE_ENUM(IN_GUEST_MODE);
+TRACE_DEFINE_ENUM(KVM_EXEC_HOST);
+TRACE_DEFINE_ENUM(KVM_EXEC_ENTERING);
+TRACE_DEFINE_ENUM(KVM_EXEC_GUEST);
 
 /*
  * A sender decides whether to notify @vcpu_id: @seen is the flag (or, with
@@ -38,9 +38,9 @@ TRACE_EVENT(kvm_mode_notify,
 
 	TP_printk("vcpu %u seen %s", __entry->vcpu_id,
 		  __print_symbolic(__entry->seen,
-				   { IN_HOST_MODE,		"host" },
-				   { ENTERING_GUEST_MODE,	"entering" },
-				   { IN_GUEST_MODE,		"guest" }))
+				   { KVM_EXEC_HOST,		"host" },
+				   { KVM_EXEC_ENTERING,	"entering" },
+				   { KVM_EXEC_GUEST,		"guest" }))
 );
 
 #endif /* _TRACE_KVM_MODE_H */

@@ -23,7 +23,7 @@
  * the vIRR, see svm_deliver_interrupt().  Litmus: avic-vmrun.
  */
 .macro KVM_MODE_SVM_ENTER svm:req
-	movb $IN_GUEST_MODE, SVM_vcpu_execution_mode(\svm)
+	movb $KVM_EXEC_GUEST, SVM_vcpu_execution_mode(\svm)
 	lock addl $0, -4(%_ASM_SP)
 .endm
 
@@ -37,5 +37,5 @@
  * front of it.
  */
 .macro KVM_MODE_SVM_EXIT svm:req
-	movb $IN_HOST_MODE, SVM_vcpu_execution_mode(\svm)
+	movb $KVM_EXEC_HOST, SVM_vcpu_execution_mode(\svm)
 .endm

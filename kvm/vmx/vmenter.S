@@ -16,11 +16,11 @@
  * the load of that last register, the base's buffer clearing, and VM-Enter.
  *
  * The full barrier that this write does not have was executed in C, between
- * ENTERING_GUEST_MODE and the last look at the PIR: senders treat both values
+ * KVM_EXEC_ENTERING and the last look at the PIR: senders treat both values
  * alike.
  */
 .macro KVM_MODE_VMX_ENTER vmx:req
-	movb $IN_GUEST_MODE, VMX_vcpu_execution_mode(\vmx)
+	movb $KVM_EXEC_GUEST, VMX_vcpu_execution_mode(\vmx)
 .endm
 
 /*
@@ -34,5 +34,5 @@
  *    passes vmx_vmexit.
  */
 .macro KVM_MODE_VMX_EXIT vmx:req
-	movb $IN_HOST_MODE, VMX_vcpu_execution_mode(\vmx)
+	movb $KVM_EXEC_HOST, VMX_vcpu_execution_mode(\vmx)
 .endm

@@ -95,9 +95,9 @@ hidden byte B0_bound = ((SKIP >> 6) & 1);	/* DEPTH is as good as no bound */
 #define EXITING_RUN_LOOP		2
 #define READING_SHADOW_PAGE_TABLES	3
 /* FLAG */
-#define IN_HOST_MODE			0
-#define ENTERING_GUEST_MODE		1
-#define IN_GUEST_MODE			2
+#define KVM_EXEC_HOST			0
+#define KVM_EXEC_ENTERING		1
+#define KVM_EXEC_GUEST			2
 /* TASK */
 #define TASK_RUNNING			0
 #define TASK_INTERRUPTIBLE		1
@@ -283,14 +283,14 @@ inline sched_in()
 /* kvm_mode_enter() */
 inline kvm_mode_enter()
 {
-	store(V, FLAG, ENTERING_GUEST_MODE)
+	store(V, FLAG, KVM_EXEC_ENTERING)
 }
 
 /* kvm_mode_reenter(), one XCHG */
 inline kvm_mode_reenter()
 {
 #ifndef FAULT_NO_ENTERING
-	store(V, FLAG, ENTERING_GUEST_MODE);
+	store(V, FLAG, KVM_EXEC_ENTERING);
 #endif
 #ifndef FAULT_NO_FASTPATH_BARRIER
 	smp_mb(V);
@@ -301,7 +301,7 @@ inline kvm_mode_reenter()
 inline kvm_mode_cancel_entry()
 {
 #ifndef FAULT_BAILOUT_LEAVES_ENTERING
-	store(V, FLAG, IN_HOST_MODE)
+	store(V, FLAG, KVM_EXEC_HOST)
 #else
 	skip
 #endif
@@ -312,7 +312,7 @@ inline kvm_mode_assert_in_host()
 {
 	atomic {
 		load(V, FLAG, r);
-		assert(P5_flag || r == IN_HOST_MODE);
+		assert(P5_flag || r == KVM_EXEC_HOST);
 		r = 0
 	}
 }
@@ -449,7 +449,7 @@ inline guest()
 	:: atomic { !calm -> exit = EXIT_FAST }; break
 	:: atomic { !calm -> exit = EXIT_HLT }; break
 #ifdef FAULT_EARLY_IN_HOST
-	:: !calm && drained(V) -> store(V, FLAG, IN_HOST_MODE)
+	:: !calm && drained(V) -> store(V, FLAG, KVM_EXEC_HOST)
 #endif
 	od
 }
@@ -457,7 +457,7 @@ inline guest()
 /* vmx_vcpu_run(), svm_vcpu_run(), and their assembly */
 inline vcpu_run_vendor()
 {
-	store(V, FLAG, IN_GUEST_MODE);
+	store(V, FLAG, KVM_EXEC_GUEST);
 #if defined(AVIC) && !defined(FAULT_NO_GUEST_BARRIER)
 	smp_mb(V);
 #endif
@@ -468,16 +468,16 @@ inline vcpu_run_vendor()
 			in_guest = false;
 #ifdef FAULT_STALE_IN_GUEST
 			if
-			:: exit == EXIT_FAST -> store(V, FLAG, IN_HOST_MODE)
+			:: exit == EXIT_FAST -> store(V, FLAG, KVM_EXEC_HOST)
 			:: else
 			fi
 #else
-			store(V, FLAG, IN_HOST_MODE)
+			store(V, FLAG, KVM_EXEC_HOST)
 #endif
 		}
 	:: !calm -> exit = EXIT_SLOW;	/* VM-Fail, or a fault on VM-Enter */
 #ifndef FAULT_VMFAIL_LEAVES_FLAG
-		store(V, FLAG, IN_HOST_MODE)
+		store(V, FLAG, KVM_EXEC_HOST)
 #endif
 	:: !calm -> exit = EXIT_SLOW;	/* the early return, an entry that was not tried */
 		kvm_mode_cancel_entry()
@@ -711,14 +711,14 @@ inline kvm_mode_read(result)
 #endif
 #if PRECISE != 1
 	:: load(me, MODE, result);	/* kvm_mode_of_run_loop() */
-		result = (result == IN_RUN_LOOP -> IN_GUEST_MODE : IN_HOST_MODE)
+		result = (result == IN_RUN_LOOP -> KVM_EXEC_GUEST : KVM_EXEC_HOST)
 #endif
 	fi
 }
 
 /* VMRUN is still to come for a vCPU that is about to enter. */
-#define worth(how, vector)	((how) != IN_HOST_MODE && \
-				 ((vector) != BELL || (how) == IN_GUEST_MODE))
+#define worth(how, vector)	((how) != KVM_EXEC_HOST && \
+				 ((vector) != BELL || (how) == KVM_EXEC_GUEST))
 
 /* kvm_mode_notify() with its @send, which reads vcpu->cpu */
 inline kvm_mode_notify(how, vector)
@@ -727,8 +727,8 @@ inline kvm_mode_notify(how, vector)
 	:: atomic {
 		worth(how, vector) ->
 		if
-		:: how == ENTERING_GUEST_MODE -> witness
-		:: how == IN_GUEST_MODE -> witness
+		:: how == KVM_EXEC_ENTERING -> witness
+		:: how == KVM_EXEC_GUEST -> witness
 		fi
 	   };
 		load(me, CPU, cpu);
@@ -845,7 +845,7 @@ inline kvm_vcpu_kick()
 #endif
 #ifdef FAULT_KICK_BY_FLAG
 		load(me, FLAG, old);
-		old = (old == IN_HOST_MODE -> OUTSIDE_RUN_LOOP : IN_RUN_LOOP);
+		old = (old == KVM_EXEC_HOST -> OUTSIDE_RUN_LOOP : IN_RUN_LOOP);
 #else
 		kvm_vcpu_exiting_run_loop(old);
 #endif
@@ -858,7 +858,7 @@ inline kvm_vcpu_kick()
 			load(me, FLAG, seen);
 #endif
 			if
-			:: seen == IN_HOST_MODE -> witness	/* elided */
+			:: seen == KVM_EXEC_HOST -> witness	/* elided */
 			:: else ->
 				load(me, CPU, cpu);
 				send_ipi(cpu, RESCHEDULE)
@@ -906,7 +906,7 @@ inline kvm_make_all_cpus_request()
 #ifdef FAULT_ELIDE_WAIT
 		load(me, FLAG, seen);
 		if
-		:: seen == IN_HOST_MODE
+		:: seen == KVM_EXEC_HOST
 		:: else ->
 #endif
 		load(me, CPU, cpu);
@@ -1007,7 +1007,7 @@ inline examine()
 	assert(P1_irq || !in_guest || (pir == 0 && npir == 0 && virr == 0));
 	assert(P2_kick || !in_guest || (!flush_owed && (requests & ~REQ_EVENT) == 0));
 	assert(P4_wake || !blocked || (pir == 0 && npir == 0 && virr == 0));
-	assert(P5_flag || mem[FLAG] == (in_guest -> IN_GUEST_MODE : IN_HOST_MODE))
+	assert(P5_flag || mem[FLAG] == (in_guest -> KVM_EXEC_GUEST : KVM_EXEC_HOST))
 }
 
 active proctype machine()

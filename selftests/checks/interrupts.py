@@ -43,7 +43,7 @@ def test_posted(project, name):
 
 
 def test_late_mutant(project):
-    """without ENTERING_GUEST_MODE interrupts are late, and the test sees it"""
+    """without KVM_EXEC_ENTERING interrupts are late, and the test sees it"""
     tree = project.tree("mutant-late", LATE_MUTANT)
     image = project.initramfs("mutant", {"stock": project.build / "modules/stock",
                                          "patched": project.modules(LATE_MUTANT, tree)},

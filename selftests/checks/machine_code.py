@@ -50,7 +50,38 @@ def test_machine_code(project):
 def test_machine_code_stock(project):
     """disassembly: the check fails on stock"""
     status, out = disassembly(project, "stock", "vmx/vmenter.o", "svm/vmenter.o")
-    need(status == 1 and out.count("0 writes of IN_GUEST_MODE") == 3, f"status {status}: {out}")
+    need(status == 1 and out.count("0 writes of KVM_EXEC_GUEST") == 3, f"status {status}: {out}")
+
+
+# Who uses vcpu->mode, or did before the series: file, and an object that is made of it
+USERS = {"virt/kvm/kvm_main.c": mutants.MAIN, "include/linux/kvm_host.h": mutants.MAIN,
+         "arch/x86/kvm/x86.c": mutants.X86, "arch/x86/kvm/mode/mode.h": mutants.X86,
+         "arch/x86/kvm/mode/elide.c": ("mode/elide.o",), "arch/x86/kvm/lapic.c": ("lapic.o",),
+         "arch/x86/kvm/mmu/mmu.c": ("mmu/mmu.o",), "arch/x86/kvm/vmx/vmx.c": mutants.VMX,
+         "arch/x86/kvm/svm/svm.c": mutants.SVM}
+OLD_NAMES = ("OUTSIDE_GUEST_MODE", "IN_GUEST_MODE", "EXITING_GUEST_MODE")
+
+
+def with_old_use(name, text):
+    """A file's, at its end: each old name of a value of vcpu->mode."""
+    more = "".join(f"static inline bool old_use_{i}(struct kvm_vcpu *vcpu)\n{{\n"
+                   f"\treturn vcpu->mode == {name};\n}}\n" for i, name in enumerate(OLD_NAMES))
+    head, end, tail = text.rpartition("#endif") if name.endswith(".h") else (text, "", "")
+    return head + more + end + tail
+
+
+def test_old_names(project):
+    """a use of vcpu->mode in the old sense, as a stable update may have it, does not build anywhere"""
+    tree = project.tree("old-names")
+    for name, target in USERS.items():
+        file = tree / name
+        text = file.read_text()
+        file.write_text(with_old_use(name, text))
+        status, out = project.kbuild(tree, *target)
+        file.write_text(text)
+        need(status, f"{name}: it builds")
+        missed = [old for old in OLD_NAMES if not re.search(rf".{old}. undeclared", out)]
+        need(not missed, f"{name}: {', '.join(missed)} not refused: {out[-1500:]}")
 
 
 def test_static_mutants(project):

@@ -46,11 +46,11 @@ class Checker:
     def __init__(self, build, program, func, vendor):
         value = build.asm_offsets()
         at = value.get(f"{vendor}_vcpu_execution_mode")
-        if at is None or not {"IN_HOST_MODE", "IN_GUEST_MODE"} <= set(value):
-            raise Wrong("kvm-asm-offsets.h does not know the flag, so nothing writes IN_GUEST_MODE")
+        if at is None or not {"KVM_EXEC_HOST", "KVM_EXEC_GUEST"} <= set(value):
+            raise Wrong("kvm-asm-offsets.h does not know the flag, so nothing writes KVM_EXEC_GUEST")
         self.code, self.func, self.errors = Code(program, func), func, []
         self.writes = {name: re.compile(rf"^movb \$0x{value[name]:x},0x{at:x}\(%r\w+\)$")
-                       for name in ("IN_HOST_MODE", "IN_GUEST_MODE")}
+                       for name in ("KVM_EXEC_HOST", "KVM_EXEC_GUEST")}
 
     def fail(self, text):
         self.errors.append(text)
@@ -60,13 +60,13 @@ class Checker:
             raise Wrong("; ".join(self.errors))
 
     def entry(self, enter_insns, barrier=False):
-        """IN_GUEST_MODE is the last thing before each VM-Enter instruction."""
+        """KVM_EXEC_GUEST is the last thing before each VM-Enter instruction."""
         code = self.code
-        writes = [i for i in code if self.writes["IN_GUEST_MODE"].match(code.text(i))]
+        writes = [i for i in code if self.writes["KVM_EXEC_GUEST"].match(code.text(i))]
         if len(writes) != 1:
-            return self.fail(f"{len(writes)} writes of IN_GUEST_MODE, not 1")
+            return self.fail(f"{len(writes)} writes of KVM_EXEC_GUEST, not 1")
         if barrier and not BARRIER.match(code.text(writes[0] + 1)):
-            self.fail("no full barrier right behind IN_GUEST_MODE")
+            self.fail("no full barrier right behind KVM_EXEC_GUEST")
         entries = [i for i in code if code.name(i) in enter_insns]
         if {code.name(i) for i in entries} != set(enter_insns):
             return self.fail("VM-Enter instruction not found")
@@ -76,18 +76,18 @@ class Checker:
             branch = name in ("jae", "je") and code.target(i) in entries
             if not (RESTORE.match(text) or MITIGATION.match(text) or LAUNCH.match(text) or branch or
                     i in entries or after_entry):
-                self.fail(f"'{text}' between IN_GUEST_MODE and VM-Enter")
+                self.fail(f"'{text}' between KVM_EXEC_GUEST and VM-Enter")
 
     def exit_within(self, start, limit, what):
-        """IN_HOST_MODE is written within @limit instructions from @start."""
+        """KVM_EXEC_HOST is written within @limit instructions from @start."""
         if start is None:
             return self.fail(f"{what} not found")
         if self.code.name(start).startswith("endbr"):
             start += 1
         for i in range(start, min(start + limit, len(self.code.insns))):
-            if self.writes["IN_HOST_MODE"].match(self.code.text(i)):
+            if self.writes["KVM_EXEC_HOST"].match(self.code.text(i)):
                 return
-        self.fail(f"no IN_HOST_MODE within {limit} instructions {what}")
+        self.fail(f"no KVM_EXEC_HOST within {limit} instructions {what}")
 
     def fixups(self):
         """Where a fault on VM-Enter goes on while KVM is rebooting; else it ends in UD2."""

@@ -85,7 +85,7 @@ class Entry:
     """The run loop: where the flag announces the entry, and what follows."""
 
     def __init__(self, build, program):
-        self.host, entering = (build.flag(n) for n in ("IN_HOST_MODE", "ENTERING_GUEST_MODE"))
+        self.host, entering = (build.flag(n) for n in ("KVM_EXEC_HOST", "KVM_EXEC_ENTERING"))
         self.outside, self.inside, self.exiting = (
             build.mode(n) for n in ("OUTSIDE_RUN_LOOP", "IN_RUN_LOOP", "EXITING_RUN_LOOP"))
         self.announce, self.cancel = {f"flag={entering}"}, {f"flag={self.host}"}
@@ -260,7 +260,7 @@ def elide_reads_flag(build, program):
     layout = build.layout(elided=("kvm_vcpu", "stat", "kick_ipi_elided"))
     paths = Paths(program, layout, ELIDE.split()[1], VCPU)
     paths.order({"read flag"}, "locked elided")
-    for name in ("ENTERING_GUEST_MODE", "IN_GUEST_MODE"):
+    for name in ("KVM_EXEC_ENTERING", "KVM_EXEC_GUEST"):
         paths.between([paths.walker.start], set(), {"locked elided"},
                       {"flag": (~0, build.flag(name))})
 
@@ -310,7 +310,7 @@ def notifies(build, paths, send, told):
     that is in @told, otherwise it wakes a vCPU that may be blocked."""
     looks = paths.need({"read flag"})
     paths.need({"return"})
-    for name in ("IN_HOST_MODE", "ENTERING_GUEST_MODE", "IN_GUEST_MODE"):
+    for name in ("KVM_EXEC_HOST", "KVM_EXEC_ENTERING", "KVM_EXEC_GUEST"):
         seen = {"flag": (~0, build.flag(name))}
         if name in told:
             paths.between(looks, paths.have(send) | KICK, {"return"}, seen)
@@ -322,7 +322,7 @@ def notifies(build, paths, send, told):
 def vmx_notifies(build, program):
     """a vCPU seen in or near the guest gets an IPI, one outside the run loop is woken"""
     notifies(build, vmx_paths(build, program), {SEND_IPI, SEND_IPI_MASK},
-             ("ENTERING_GUEST_MODE", "IN_GUEST_MODE"))
+             ("KVM_EXEC_ENTERING", "KVM_EXEC_GUEST"))
 
 
 def vmx_on_first(build, program):
@@ -336,7 +336,7 @@ def vmx_way_out(build, program):
     """vmx_vcpu_run() without an entry: past IN_HOST"""
     layout = build.layout()
     paths = Paths(program, layout, "vmx_vcpu_run", VCPU)
-    host = paths.have({f"flag={build.flag('IN_HOST_MODE')}"})
+    host = paths.have({f"flag={build.flag('KVM_EXEC_HOST')}"})
     paths.between([paths.walker.start], paths.have({"call vmx_vcpu_enter_exit"}) | host,
                   paths.have({"return"}))
 
@@ -363,13 +363,13 @@ def svm_look_first(build, program):
 def svm_notifies(build, program):
     """a vCPU seen in the guest gets a doorbell, one that is not, and outside the run loop, is woken"""
     notifies(build, svm_paths(build, program, "svm_complete_interrupt_delivery", VCPU), {DOORBELL},
-             ("IN_GUEST_MODE",))
+             ("KVM_EXEC_GUEST",))
 
 
 def svm_way_out(build, program):
     """svm_vcpu_run() without an entry, where it has such: past IN_HOST"""
     paths = Paths(program, build.layout(), "svm_vcpu_run", VCPU)
-    host = {f"flag={build.flag('IN_HOST_MODE')}"}
+    host = {f"flag={build.flag('KVM_EXEC_HOST')}"}
     paths.between([paths.walker.start], paths.have({"call svm_vcpu_enter_exit"}) | host,
                   paths.have({"return"}))
 

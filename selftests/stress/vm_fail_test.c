@@ -603,7 +603,7 @@ static bool needs_nested(bool intel_only)
  * KVM_RUN that userspace breaks off.  With a signal pending from the start,
  * vcpu_run() calls vcpu_enter_guest(), and that must give up in
  * kvm_vcpu_exit_request(): if the vCPU has then not exited once, the entry was
- * given up after ENTERING_GUEST_MODE.
+ * given up after KVM_EXEC_ENTERING.
  */
 static void break_off(struct rig *r)
 {
