@@ -20,8 +20,10 @@
 
 /*
  * Values of vcpu->arch.execution_mode, one byte, zeroed when the vCPU is
- * created.  Written by the vCPU's own thread only, with IRQs disabled, except
- * for the zeroing; read by any CPU.
+ * created.  Written by the vCPU's own thread only, except for the zeroing, with
+ * preemption disabled, and with IRQs disabled but in the entry that
+ * nested_early_check=1 makes (Linux 6.12), where an IRQ between two writes has
+ * senders notify needlessly.  Read by any CPU.
  *
  * KVM_EXEC_HOST: the vCPU will execute a full barrier and then look at the PIR
  * (SVM: at the vIRR, which VMRUN does) and at vcpu->requests before it enters
@@ -32,7 +34,7 @@
  * sender that does not see it is seen by the vCPU.  VMX: notify.  IRQs are off, a
  * posted-interrupt IPI stays pending in the local APIC until VM-Enter and is then
  * processed as one.  SVM: VMRUN is the last look at the vIRR and is still to
- * come; an AVIC doorbell that rings before it is dropped.  Ring none.
+ * come, whatever becomes of an AVIC doorbell that rings before it.  Ring none.
  *
  * KVM_EXEC_GUEST: stored by assembly as the last thing before the guest's
  * registers hide the pointer to the vCPU, cleared by assembly as soon as
