@@ -186,10 +186,12 @@ def remainder(cells):
             if not seen or not seen["recv_host"]:
                 continue
             after = f"up to {seen['exit_to_send_max']:,} ticks " if "exit_to_send_max" in seen else ""
+            entered = seen.get("recv_host_after_entry", 0)
             found.append(f"{workload} {variant}: {seen['recv_host']:,} of {seen['sent']:,} taken "
                          f"by the host: {seen['recv_host_sent_in_guest']:,} sent while the "
-                         f"target was in the guest, {seen['recv_host_sent_in_host']:,} sent "
-                         f"{after}after it had left")
+                         f"target was in the guest, {seen['recv_host_sent_in_host'] - entered:,} sent "
+                         f"{after}after it had left"
+                         + (f", {entered:,} before it entered once more" if entered else ""))
     return found
 
 
