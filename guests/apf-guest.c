@@ -368,7 +368,9 @@ static void wait(struct apf_vcpu *v)
 		cpuid(0, &eax, &ebx, &ecx, &edx);
 	}
 	irqs_off();
-	if (v->what & APF_DO_HALT && !v->nr_ready && v->nr_out && !rnd_below(&v->rnd, 4)) {
+	/* Not with an ACK owed, of an interrupt just now: no other one comes before it. */
+	if (v->what & APF_DO_HALT && !v->nr_ready && v->nr_out && !v->owes_ack &&
+	    !rnd_below(&v->rnd, 4)) {
 		v->done[7]++;
 		asm volatile("sti; hlt" ::: "memory");
 	}

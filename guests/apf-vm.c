@@ -35,6 +35,7 @@
 #define SMRAM_PAGES	16	/* per vCPU */
 #define SMRAM_HANDLER	0x8000	/* from SMBASE; APM volume 2, "SMM Execution Environment" */
 #define SMRAM_COUNT	0x7000	/* from SMBASE, u16: SMIs taken */
+#define LAPIC_ISR	0x100	/* SDM volume 3A, "Local APIC Register Address Map" */
 #define POLL_MS		20
 /* AMD may be QEMU on a busy machine, where time passes without anything moving. */
 #define STALL_INTEL_MS	1000
@@ -499,6 +500,53 @@ static void stop_guest(struct apf_vm *a)
 		WRITE_ONCE(a->v[i].g->stop, 1);
 }
 
+static u32 lapic_reg(struct kvm_lapic_state *lapic, unsigned int reg)
+{
+	return *(u32 *)(lapic->regs + reg);
+}
+
+static bool lapic_vector(struct kvm_lapic_state *lapic, unsigned int reg)
+{
+	return lapic_reg(lapic, reg + APF_VEC / 32 * 16) & BIT(APF_VEC % 32);
+}
+
+/* On stderr: where a vCPU stands that does not get on, out of KVM_RUN now. */
+static void tell_stalled(struct apf_host_vcpu *v)
+{
+	struct apf_vcpu *g = v->g;
+	struct kvm_vcpu_events events;
+	struct kvm_lapic_state lapic;
+	struct kvm_mp_state state;
+	struct apf_area *area;
+	struct kvm_regs regs;
+	unsigned int i;
+
+	vcpu_regs_get(v->vcpu, &regs);
+	vcpu_mp_state_get(v->vcpu, &state);
+	vcpu_events_get(v->vcpu, &events);
+	vcpu_ioctl(v->vcpu, KVM_GET_LAPIC, &lapic);
+	fprintf(stderr,
+		"# vCPU %u: RIP %llx RFLAGS %llx state %u, interrupt %u shadow %u NMI %u SMM %u SMI %u\n",
+		v->vcpu->id, regs.rip, regs.rflags, state.mp_state, events.interrupt.injected,
+		events.interrupt.shadow, events.nmi.masked, events.smi.smm, events.smi.pending);
+	fprintf(stderr, "#   vector in IRR %u ISR %u, SPIV %x TPR %x, EN %lx INT %lx\n",
+		lapic_vector(&lapic, APIC_IRR), lapic_vector(&lapic, LAPIC_ISR),
+		lapic_reg(&lapic, APIC_SPIV), lapic_reg(&lapic, APIC_TASKPRI),
+		vcpu_get_msr(v->vcpu, MSR_KVM_ASYNC_PF_EN),
+		vcpu_get_msr(v->vcpu, MSR_KVM_ASYNC_PF_INT));
+	for (i = 0; i < 2; i++) {
+		area = addr_gpa2hva(v->a->vm, g->area_gpa[i]);
+		fprintf(stderr, "#   area %u%s: flags %x token %x, wake due %lu\n", i,
+			i == g->now ? ", in use" : "", area->flags, area->token, g->wake_due[i]);
+	}
+	fprintf(stderr, "#   ready again %lu, next %lu, owes ACK %lu, %u pages not given yet;",
+		g->nr_ready, g->next, g->owes_ack, v->a->nr_pending);
+	fprintf(stderr, " outstanding:");
+	for (i = 0; i < g->nr_out; i++)
+		fprintf(stderr, " %x of page %u", g->out[i].token, g->out[i].page);
+	fprintf(stderr, "\n");
+}
+
 void apf_vm_run(struct apf_vm *a, bool (*more)(struct apf_vm *a))
 {
 	u64 was = 0, is, since = now_ms();
@@ -519,8 +567,11 @@ void apf_vm_run(struct apf_vm *a, bool (*more)(struct apf_vm *a))
 			if (!a->v[i].ended)
 				pthread_kill(a->v[i].thread, POST_SIGNAL);
 	}
-	for (i = 0; i < a->cfg.nr_vcpus; i++)
+	for (i = 0; i < a->cfg.nr_vcpus; i++) {
 		pthread_join(a->v[i].thread, NULL);
+		if (a->stalled)
+			tell_stalled(&a->v[i]);
+	}
 }
 
 void apf_vm_count(struct apf_vm *a, struct apf_count *c)
