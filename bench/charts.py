@@ -7,7 +7,7 @@ from bench import flight
 
 COLOURS = {"stock": "#777777", "s4": "#d98e04", "patched": "#1f6fb2",
            "patched_kicks": "#7fb3dd", "patched_off": "#b04a5a"}
-STATES = {"guest": "#1f6fb2", "entering": "#9ccbe8", "host": "#e4e4e4"}
+STATES = {"guest": "#1f6fb2", "host": "#e4e4e4"}
 FONT = "DejaVu Sans,12"
 
 
@@ -101,7 +101,7 @@ def seen_as(variant, mode, flag):
     """What a sender makes of the states: values as in selftests/probe/kvm-mode-probe.h."""
     if flag < 0 or variant == "patched_off":
         return "guest" if mode == 1 else "host"
-    return ("host", "entering", "guest")[flag]
+    return ("host", "guest")[flag]
 
 
 def segments(variant, window):
@@ -128,7 +128,7 @@ def timeline(lab, form, by_variant):
     blocks = "".join(block(state, rows or ["0 0 0 0 0 0"]) for state, rows in boxes.items())
     tics = ", ".join(f"'{plain(v)}' {y}" for y, v in enumerate(reversed(shown)))
     longest = max(by_variant[v]["window"]["drawn_ticks"] for v in shown)
-    label = {"guest": "in the guest", "entering": "entering", "host": "in the host"}
+    label = {"guest": "in the guest", "host": "in the host"}
     return gnuplot(f"{lab}_{form.replace('-', '_')}_line", (720, 90 + 40 * len(shown)), blocks + (
         f"set ytics ({tics})\nset yrange [-0.6:{len(shown) - 0.4}]\n"
         "set xlabel 'ticks since the instruction that exits'\n"

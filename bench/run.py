@@ -160,7 +160,7 @@ def under_way(name, args, out):
         return {}
     runs = flight.run_lab(name, args.build, args.seed, out / f"{name}-flight")
     print(flight.text(name, runs), "", sep="\n", flush=True)
-    return {"flight": runs, "flight_bounds": [b.data() for b in flight.bounds(runs)]}
+    return {"flight": runs, "flight_bounds": [b.data() for b in flight.bounds(name, runs)]}
 
 
 # What runs beside what: the emulators of the vmx and avic labs have one thread.

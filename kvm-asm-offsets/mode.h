@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the entry assembly has to know of the in-guest flag: the values it
- * writes and where it writes them.  Included by kvm-asm-offsets.c only, which
+ * What the entry assembly has to know of the in-guest flag: the value it
+ * writes and where it writes it.  Included by kvm-asm-offsets.c only, which
  * turns it into kvm-asm-offsets.h; the flag's description is in mode.h.
  */
 #include "mode.h"
@@ -10,7 +10,6 @@ static void __used kvm_mode_offsets(void)
 {
 	BLANK();
 	DEFINE(KVM_EXEC_HOST, KVM_EXEC_HOST);
-	DEFINE(KVM_EXEC_GUEST, KVM_EXEC_GUEST);
 
 	if (IS_ENABLED(CONFIG_KVM_AMD))
 		OFFSET(SVM_vcpu_execution_mode, vcpu_svm, vcpu.arch.execution_mode);

@@ -11,8 +11,7 @@
 
 notify=
 if has_event kvm/kvm_mode_notify; then
-	notify="-e kvm:kvm_mode_notify --filter seen==0 -e kvm:kvm_mode_notify --filter seen==1
-		-e kvm:kvm_mode_notify --filter seen==2"
+	notify="-e kvm:kvm_mode_notify --filter seen==0 -e kvm:kvm_mode_notify --filter seen==1"
 else
 	echo "stock KVM: no kvm:kvm_mode_notify"
 fi
@@ -20,6 +19,6 @@ fi
 under "$perf" stat -a -o "$work/stat" -x, -e kvm:kvm_exit -e kvm:kvm_entry \
 	-e kvm:kvm_apic_accept_irq -e kvm:kvm_apicv_accept_irq -e kvm:kvm_inj_virq \
 	-e ipi:ipi_send_cpu -e irq_vectors:reschedule_entry $notify "$@"
-awk -F, 'BEGIN { split("saw host: not notified,saw entering: notified,saw guest: notified", saw, ",") }
+awk -F, 'BEGIN { split("saw host: not notified,saw guest: notified", saw, ",") }
 	/^[0-9]/ { name = $3; if (name == "kvm:kvm_mode_notify") name = name " (" saw[++n] ")"
 		printf "%12d  %s\n", $1, name }' "$work/stat"

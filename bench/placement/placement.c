@@ -26,7 +26,7 @@
 #define MAX_SLICES	64
 #define MAX_TRIES	2000	/* slices in a row that were disturbed */
 
-enum { IN_HOST, ENTERING, IN_GUEST };
+enum { IN_HOST, IN_GUEST };
 
 /* In the order of the report; the first is what the others are compared with. */
 enum layout { OWN_LINE, WITH_REGS, WITH_MODE, WITH_PID, NO_FLAG, NR_LAYOUTS };
@@ -120,7 +120,7 @@ static void round_trip(unsigned char *flag, bool has_flag, unsigned long n)
 
 	store(&at.mode.mode, 1);
 	if (has_flag)
-		store(flag, ENTERING);
+		store(flag, IN_GUEST);
 	full_barrier();
 	if (load(&at.pid.control)) {
 		__atomic_exchange_n(&at.pid.control, 0, __ATOMIC_SEQ_CST);
@@ -130,8 +130,6 @@ static void round_trip(unsigned char *flag, bool has_flag, unsigned long n)
 	}
 	for (i = 0; i < NR_REGS; i++)
 		sum += load(&at.regs.reg[i]);
-	if (has_flag)
-		store(flag, IN_GUEST);
 	compute(300);				/* the guest */
 	if (has_flag)
 		store(flag, IN_HOST);

@@ -17,7 +17,7 @@ MODULE_PARM_DESC(elide_kicks, "Kick without an IPI a vCPU that is not in the gue
  * successful cmpxchg(), a full barrier, and would send an IPI to another CPU
  * now.  Both callers have preemption disabled.
  *
- * KVM_EXEC_HOST means that @vcpu will store KVM_EXEC_ENTERING, execute a full
+ * KVM_EXEC_HOST means that @vcpu will store KVM_EXEC_GUEST, execute a full
  * barrier and find EXITING_RUN_LOOP before it can enter, or is on its way out.
  * The flag may be left out of date by the time that this returns, in the one
  * direction that does not matter.

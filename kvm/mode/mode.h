@@ -3,10 +3,9 @@
  * The in-guest flag: what each CPU may do with it, and the one function that
  * decides whether an interrupt's sender has to notify the target vCPU.
  *
- * Callers: vcpu_enter_guest() and the vendors' vcpu_run() move the flag, the
- * vendors' entry assembly (vmx-vmenter.S and svm-vmenter.S in this folder)
- * does the two writes next to VM-Enter and VM-Exit, and the vendors' interrupt
- * delivery reads it.
+ * Callers: vcpu_enter_guest() sets the flag, the vendors' entry assembly
+ * (vmx-vmenter.S and svm-vmenter.S in this folder) clears it right after
+ * VM-Exit, and the vendors' interrupt delivery reads it.
  *
  * vcpu->mode, the run-loop mode, keeps answering the other question: must a
  * kick get this vCPU out of the run loop?  The flag never takes part in that.
@@ -22,28 +21,24 @@
  * Values of vcpu->arch.execution_mode, one byte, zeroed when the vCPU is
  * created.  Written by the vCPU's own thread only, except for the zeroing, with
  * preemption disabled, and with IRQs disabled but in the entry that
- * nested_early_check=1 makes (Linux 6.12), where an IRQ between two writes has
- * senders notify needlessly.  Read by any CPU.
+ * nested_early_check=1 makes (Linux 6.12): that one always fails, and stores the
+ * KVM_EXEC_HOST that is there.  Read by any CPU.
  *
  * KVM_EXEC_HOST: the vCPU will execute a full barrier and then look at the PIR
  * (SVM: at the vIRR, which VMRUN does) and at vcpu->requests before it enters
  * the guest.  A sender that published its interrupt first need not notify.
+ * Stored by assembly as soon as there is a pointer to the vCPU after VM-Exit.
  *
- * KVM_EXEC_ENTERING: the vCPU is about to enter and may have passed its last
- * look at the PIR and at vcpu->requests.  Stored ahead of the barrier, so that a
- * sender that does not see it is seen by the vCPU.  VMX: notify.  IRQs are off, a
- * posted-interrupt IPI stays pending in the local APIC until VM-Enter and is then
- * processed as one.  SVM: VMRUN is the last look at the vIRR and is still to
- * come, whatever becomes of an AVIC doorbell that rings before it.  Ring none.
- *
- * KVM_EXEC_GUEST: stored by assembly as the last thing before the guest's
- * registers hide the pointer to the vCPU, cleared by assembly as soon as
- * there is a pointer again.  Notify.  On SVM a full barrier follows the store,
- * ahead of VMRUN.
+ * KVM_EXEC_GUEST: the vCPU is in the guest, or about to enter, and may have
+ * passed its last look at the PIR and at vcpu->requests.  Notify.  Stored ahead
+ * of the barrier, so that a sender that does not see it is seen by the vCPU;
+ * next to VM-Enter would be too late.  Before VM-Enter IRQs are off, and a
+ * posted-interrupt IPI stays pending in the local APIC until then, to be
+ * processed as one.  VMRUN is the last look at the vIRR, so that nothing relies
+ * on what becomes of an AVIC doorbell that rings before it.
  */
 enum kvm_execution_mode {
 	KVM_EXEC_HOST,
-	KVM_EXEC_ENTERING,
 	KVM_EXEC_GUEST,
 };
 
@@ -65,9 +60,8 @@ void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen);
  *
  * A sender that reads the flag with acquire semantics and then
  * apic->apicv_active, see svm_complete_interrupt_delivery(), must not see the
- * vCPU enter with an older apicv_active.  The release here gives that for
- * KVM_EXEC_ENTERING, the caller's full barrier for KVM_EXEC_GUEST, which
- * assembly stores without one.
+ * vCPU enter with an older apicv_active.  The release here gives that, and the
+ * caller's full barrier for what kvm_mode_reenter() stores later.
  */
 static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
 {
@@ -75,13 +69,13 @@ static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
 
 	/*
 	 * apicv_active before the flag; pairs with kvm_mode_read().
-	 * Litmus: apicv-active, apicv-active-in-guest.
-	 * The caller's barrier, the flag before the PIR, mode and requests:
+	 * Litmus: apicv-active, apicv-active-reenter.
+	 * The caller's barrier, the flag before the PIR, vIRR, mode and requests:
 	 * Litmus: entry-pir, entry-pir-second-sender, entry-pir-stale-flag,
-	 * entry-srcu, entry-request, target-cpu, apicv-deactivate,
+	 * entry-srcu, entry-request, target-cpu, avic-vmrun, apicv-deactivate,
 	 * kick-request, kick-request-exiting, kick-pml, kick-elide-entry.
 	 */
-	smp_store_release(&vcpu->arch.execution_mode, KVM_EXEC_ENTERING);
+	smp_store_release(&vcpu->arch.execution_mode, KVM_EXEC_GUEST);
 }
 
 /*
@@ -89,44 +83,31 @@ static __always_inline void kvm_mode_enter(struct kvm_vcpu *vcpu)
  * where no other barrier stands between the flag and the PIR.  A store and a
  * full barrier: one XCHG on x86, on a cache line that this CPU has just
  * written.  Pairs like the barrier of vcpu_enter_guest(): with the locked RMW
- * of PID.ON (vmx_deliver_posted_interrupt()), with the barrier after a nested
- * notification's request (vmx_deliver_nested_posted_interrupt()), with a
- * kicker's cmpxchg().
+ * of PID.ON (vmx_deliver_posted_interrupt()), with the barrier after the write
+ * of the vIRR (svm_deliver_interrupt()) or a nested notification's request
+ * (vmx_deliver_nested_posted_interrupt()), with a kicker's cmpxchg().
  */
 static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
 {
 	lockdep_assert_irqs_disabled();
 
 	/*
-	 * The flag before the PIR, mode and requests; pairs with the senders.
-	 * Litmus: fastpath-reenter, fastpath-reenter-request, kick-elide.
+	 * The flag before the PIR, vIRR, mode and requests; pairs with the
+	 * senders.  Litmus: fastpath-reenter, fastpath-reenter-request,
+	 * avic-vmrun, kick-elide.
 	 */
-	smp_store_mb(vcpu->arch.execution_mode, KVM_EXEC_ENTERING);
+	smp_store_mb(vcpu->arch.execution_mode, KVM_EXEC_GUEST);
 }
 
 /*
- * VM-Enter and VM-Exit without entry assembly of KVM's own, as of TDX's
- * SEAMCALL: C writes the flag right before and right after the call, to the
- * same effect.  Ordered by the compiler only, like the writes in assembly.
+ * Out of the guest, where no entry assembly of KVM's own has said so (TDX's
+ * SEAMCALL), or off the entry path without having entered.  Nothing to order
+ * here: until the store is seen, senders notify needlessly.  It must not be left
+ * out, though: a sender that sees KVM_EXEC_GUEST sends an IPI to a vCPU that has
+ * blocked since, instead of waking it.  The full barrier on the way to sleep
+ * makes the store visible (Litmus: wake-blocking).
  */
-static __always_inline void kvm_mode_guest_enter(struct kvm_vcpu *vcpu)
-{
-	WRITE_ONCE(vcpu->arch.execution_mode, KVM_EXEC_GUEST);
-}
-
-static __always_inline void kvm_mode_guest_exit(struct kvm_vcpu *vcpu)
-{
-	WRITE_ONCE(vcpu->arch.execution_mode, KVM_EXEC_HOST);
-}
-
-/*
- * The vCPU leaves the entry path without having entered the guest.  Nothing to
- * order here: until the store is seen, senders notify needlessly.  It must not
- * be left out, though: a sender that sees KVM_EXEC_ENTERING sends an IPI to a
- * vCPU that has blocked since, instead of waking it.  The full barrier on the
- * way to sleep makes the store visible (Litmus: wake-blocking).
- */
-static __always_inline void kvm_mode_cancel_entry(struct kvm_vcpu *vcpu)
+static __always_inline void kvm_mode_exit(struct kvm_vcpu *vcpu)
 {
 	WRITE_ONCE(vcpu->arch.execution_mode, KVM_EXEC_HOST);
 }
@@ -180,9 +161,9 @@ kvm_mode_read(struct kvm_vcpu *vcpu)
 }
 
 /*
- * Notify @vcpu of an interrupt if @worth says so, which is derived from @seen,
- * what kvm_mode_read() returned.  @send sends the IPI or the doorbell and
- * returns whether it did, as opposed to finding that @vcpu's CPU is this one.
+ * Notify @vcpu of an interrupt unless @seen, what kvm_mode_read() returned, is
+ * KVM_EXEC_HOST.  @send sends the IPI or the doorbell and returns whether it
+ * did, as opposed to finding that @vcpu's CPU is this one.
  * It is a constant at every call site, so that the call is direct: each
  * instruction between the read of the flag and the write of the ICR widens the
  * window in which the target leaves the guest and the notification is wasted.
@@ -201,7 +182,6 @@ kvm_mode_read(struct kvm_vcpu *vcpu)
  */
 static __always_inline void kvm_mode_notify(struct kvm_vcpu *vcpu,
 					    enum kvm_execution_mode seen,
-					    bool worth,
 					    bool (*send)(struct kvm_vcpu *vcpu,
 							 int vector),
 					    int vector)
@@ -209,12 +189,12 @@ static __always_inline void kvm_mode_notify(struct kvm_vcpu *vcpu,
 	if (tracepoint_enabled(kvm_mode_notify))
 		kvm_mode_trace_notify(vcpu, seen);
 
-	if (worth && send(vcpu, vector)) {
+	if (seen != KVM_EXEC_HOST && send(vcpu, vector)) {
 		atomic64_inc(&vcpu->stat.notify_sent);
 		return;
 	}
 
-	if (!worth && READ_ONCE(vcpu->mode) == OUTSIDE_RUN_LOOP)
+	if (seen == KVM_EXEC_HOST && READ_ONCE(vcpu->mode) == OUTSIDE_RUN_LOOP)
 		kvm_vcpu_wake_up(vcpu);
 
 	atomic64_inc(&vcpu->stat.notify_elided);

@@ -13,14 +13,12 @@
 
 /* kvm_execution_mode is an enum; let perf and trace-cmd know its values. */
 TRACE_DEFINE_ENUM(KVM_EXEC_HOST);
-TRACE_DEFINE_ENUM(KVM_EXEC_ENTERING);
 TRACE_DEFINE_ENUM(KVM_EXEC_GUEST);
 
 /*
  * A sender decides whether to notify @vcpu_id: @seen is the flag (or, with
- * precise_notify off, what the run-loop mode stands for).  An IPI goes out next
- * unless it is "host", a doorbell if it is "guest"; except that no CPU rings its
- * own.
+ * precise_notify off, what the run-loop mode stands for).  An IPI or a doorbell
+ * goes out next if it is "guest"; except that no CPU rings its own.
  */
 TRACE_EVENT(kvm_mode_notify,
 	TP_PROTO(unsigned int vcpu_id, u8 seen),
@@ -39,7 +37,6 @@ TRACE_EVENT(kvm_mode_notify,
 	TP_printk("vcpu %u seen %s", __entry->vcpu_id,
 		  __print_symbolic(__entry->seen,
 				   { KVM_EXEC_HOST,		"host" },
-				   { KVM_EXEC_ENTERING,	"entering" },
 				   { KVM_EXEC_GUEST,		"guest" }))
 );
 

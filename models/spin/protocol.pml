@@ -74,7 +74,7 @@ hidden byte P1_irq = ((SKIP >> 1) & 1);		/* no interrupt pends in the guest for 
 hidden byte P2_kick = ((SKIP >> 2) & 1);	/* no kick, no request is lost */
 hidden byte P3_wait = ((SKIP >> 3) & 1);	/* a wait-kick waits for the stay to end */
 hidden byte P4_wake = ((SKIP >> 4) & 1);	/* no blocked vCPU has an interrupt */
-hidden byte P5_flag = ((SKIP >> 5) & 1);	/* outside the run loop the flag is IN_HOST */
+hidden byte P5_flag = ((SKIP >> 5) & 1);	/* outside the run loop the flag is KVM_EXEC_HOST */
 hidden byte B0_bound = ((SKIP >> 6) & 1);	/* DEPTH is as good as no bound */
 
 /* --- memory under x86-TSO ----------------------------------------------------- */
@@ -96,8 +96,7 @@ hidden byte B0_bound = ((SKIP >> 6) & 1);	/* DEPTH is as good as no bound */
 #define READING_SHADOW_PAGE_TABLES	3
 /* FLAG */
 #define KVM_EXEC_HOST			0
-#define KVM_EXEC_ENTERING		1
-#define KVM_EXEC_GUEST			2
+#define KVM_EXEC_GUEST			1
 /* TASK */
 #define TASK_RUNNING			0
 #define TASK_INTERRUPTIBLE		1
@@ -283,14 +282,14 @@ inline sched_in()
 /* kvm_mode_enter() */
 inline kvm_mode_enter()
 {
-	store(V, FLAG, KVM_EXEC_ENTERING)
+	store(V, FLAG, KVM_EXEC_GUEST)
 }
 
 /* kvm_mode_reenter(), one XCHG */
 inline kvm_mode_reenter()
 {
-#ifndef FAULT_NO_ENTERING
-	store(V, FLAG, KVM_EXEC_ENTERING);
+#ifndef FAULT_NO_ENTER
+	store(V, FLAG, KVM_EXEC_GUEST);
 #endif
 #ifndef FAULT_NO_FASTPATH_BARRIER
 	smp_mb(V);
@@ -298,9 +297,10 @@ inline kvm_mode_reenter()
 	skip
 }
 
-inline kvm_mode_cancel_entry()
+/* kvm_mode_exit(), where no assembly has stored the flag: the guest was not entered */
+inline kvm_mode_exit()
 {
-#ifndef FAULT_BAILOUT_LEAVES_ENTERING
+#ifndef FAULT_BAILOUT_LEAVES_GUEST
 	store(V, FLAG, KVM_EXEC_HOST)
 #else
 	skip
@@ -454,12 +454,11 @@ inline guest()
 	od
 }
 
-/* vmx_vcpu_run(), svm_vcpu_run(), and their assembly */
+/* vmx_vcpu_run(), svm_vcpu_run(), and their assembly, which stores after VM-Exit only */
 inline vcpu_run_vendor()
 {
+#ifdef FAULT_NO_ENTER
 	store(V, FLAG, KVM_EXEC_GUEST);
-#if defined(AVIC) && !defined(FAULT_NO_GUEST_BARRIER)
-	smp_mb(V);
 #endif
 	if
 	:: vm_enter();
@@ -480,7 +479,7 @@ inline vcpu_run_vendor()
 		store(V, FLAG, KVM_EXEC_HOST)
 #endif
 	:: !calm -> exit = EXIT_SLOW;	/* the early return, an entry that was not tried */
-		kvm_mode_cancel_entry()
+		kvm_mode_exit()
 	fi
 }
 
@@ -510,13 +509,13 @@ inline vcpu_enter_guest()
 	atomic {
 		irqs_off = true;
 		store(V, MODE, IN_RUN_LOOP);
-#if !defined(FAULT_NO_ENTERING) && !defined(FAULT_ENTERING_AFTER_BARRIER)
+#if !defined(FAULT_NO_ENTER) && !defined(FAULT_ENTER_AFTER_BARRIER)
 		kvm_mode_enter()
 #endif
 	};
 	/* smp_mb__after_srcu_read_unlock() */
 	atomic { smp_mb(V); run_loop = true };
-#ifdef FAULT_ENTERING_AFTER_BARRIER
+#ifdef FAULT_ENTER_AFTER_BARRIER
 	kvm_mode_enter();
 #endif
 	sync_pir_to_irr();
@@ -524,7 +523,7 @@ inline vcpu_enter_guest()
 	if
 	:: r != 0 ->			/* bail out */
 		r = 0;
-		kvm_mode_cancel_entry();
+		kvm_mode_exit();
 		leave_run_loop()
 	:: else ->
 		do
@@ -542,7 +541,7 @@ inline vcpu_enter_guest()
 			if
 			:: r != 0 ->	/* out of the fastpath loop */
 				r = 0;
-				kvm_mode_cancel_entry();
+				kvm_mode_exit();
 				break
 			:: else
 			fi
@@ -716,21 +715,11 @@ inline kvm_mode_read(result)
 	fi
 }
 
-/* VMRUN is still to come for a vCPU that is about to enter. */
-#define worth(how, vector)	((how) != KVM_EXEC_HOST && \
-				 ((vector) != BELL || (how) == KVM_EXEC_GUEST))
-
 /* kvm_mode_notify() with its @send, which reads vcpu->cpu */
 inline kvm_mode_notify(how, vector)
 {
 	if
-	:: atomic {
-		worth(how, vector) ->
-		if
-		:: how == KVM_EXEC_ENTERING -> witness
-		:: how == KVM_EXEC_GUEST -> witness
-		fi
-	   };
+	:: how != KVM_EXEC_HOST ->
 		load(me, CPU, cpu);
 		atomic { send_ipi(cpu, vector); cpu = 0; how = 0 }
 	:: else ->
@@ -989,7 +978,8 @@ inline take_interrupts(c)
 		(ipi[c] & BELL) && !(in_guest && phys == (c)) ->	/* dropped */
 		ack_ipi(c, BELL);
 		if
-		:: run_loop && virr != 0 -> witness	/* VMRUN will evaluate it */
+		/* Ahead of VMRUN, which will evaluate it. */
+		:: drained(V) && mem[FLAG] == KVM_EXEC_GUEST && virr != 0 -> witness
 		:: else
 		fi
 	   }

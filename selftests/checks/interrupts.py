@@ -12,7 +12,7 @@ from selftests.checks.farm import ktap_passes_on
 from selftests.project import need
 
 MUTANT_POSTS = 60000
-LATE_MUTANT = "no-entering"
+LATE_MUTANT = "flag-set-late"
 
 # From the read of the flag to the write of the ICR, in ticks of the vmx lab (one
 # is an instruction of every CPU), with the lab's granularity; and what the probe adds.
@@ -43,7 +43,7 @@ def test_posted(project, name):
 
 
 def test_late_mutant(project):
-    """without KVM_EXEC_ENTERING interrupts are late, and the test sees it"""
+    """with the flag set next to VM-Enter interrupts are late, and the test sees it"""
     tree = project.tree("mutant-late", LATE_MUTANT)
     image = project.initramfs("mutant", {"stock": project.build / "modules/stock",
                                          "patched": project.modules(LATE_MUTANT, tree)},

@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Checks that the entry assembly writes the in-guest flag where it has to: IN_GUEST as the
-last thing ahead of VM-Enter, IN_HOST as the first behind each way back."""
+"""Checks that the entry assembly clears the in-guest flag where it has to, as the first thing
+behind each way back from VM-Enter, and that it costs nothing else: no locked instruction."""
 import re
 
 from selftests.disassembly.build import Wrong
 
-# Loads of guest registers, and what the base kernel's mitigations leave behind
-# once the alternatives are patched: NOPs or a VERW.
-RESTORE = re.compile(r"^mov -?(0x)?[0-9a-f]*\(%r\w+\),%r\w+$")
-# Whether to VMLAUNCH or VMRESUME: asked of @flags on the stack there, or in EFLAGS already.
-LAUNCH = re.compile(r"^testl \$0x1,\(%rsp\)$")
-BARRIER = re.compile(r"^lock addl \$0x0,-0x4\(%rsp\)$")
-MITIGATION = re.compile(r"^(nop\w*|xchg %ax,%ax|verw)\b")
+# What a CPU has to wait for its stores with.
+LOCKED = re.compile(r"^(lock\b|xchg .*\(|mfence)")
 
 
 class Code:
@@ -46,11 +41,10 @@ class Checker:
     def __init__(self, build, program, func, vendor):
         value = build.asm_offsets()
         at = value.get(f"{vendor}_vcpu_execution_mode")
-        if at is None or not {"KVM_EXEC_HOST", "KVM_EXEC_GUEST"} <= set(value):
-            raise Wrong("kvm-asm-offsets.h does not know the flag, so nothing writes KVM_EXEC_GUEST")
+        if at is None or "KVM_EXEC_HOST" not in value:
+            raise Wrong("kvm-asm-offsets.h does not know the flag, so nothing writes KVM_EXEC_HOST")
         self.code, self.func, self.errors = Code(program, func), func, []
-        self.writes = {name: re.compile(rf"^movb \$0x{value[name]:x},0x{at:x}\(%r\w+\)$")
-                       for name in ("KVM_EXEC_HOST", "KVM_EXEC_GUEST")}
+        self.host = re.compile(rf"^movb \$0x{value['KVM_EXEC_HOST']:x},0x{at:x}\(%r\w+\)$")
 
     def fail(self, text):
         self.errors.append(text)
@@ -59,24 +53,19 @@ class Checker:
         if self.errors:
             raise Wrong("; ".join(self.errors))
 
-    def entry(self, enter_insns, barrier=False):
-        """KVM_EXEC_GUEST is the last thing before each VM-Enter instruction."""
-        code = self.code
-        writes = [i for i in code if self.writes["KVM_EXEC_GUEST"].match(code.text(i))]
-        if len(writes) != 1:
-            return self.fail(f"{len(writes)} writes of KVM_EXEC_GUEST, not 1")
-        if barrier and not BARRIER.match(code.text(writes[0] + 1)):
-            self.fail("no full barrier right behind KVM_EXEC_GUEST")
-        entries = [i for i in code if code.name(i) in enter_insns]
-        if {code.name(i) for i in entries} != set(enter_insns):
+    def not_locked(self):
+        """Nothing waits for the stores before it, neither ahead of VM-Enter nor behind."""
+        for i in self.code:
+            if LOCKED.match(self.code.text(i)):
+                self.fail(f"'{self.code.text(i)}' in {self.func}")
+
+    def not_before(self, enter_insns):
+        """KVM_EXEC_HOST is not written on the way to VM-Enter."""
+        entries = [i for i in self.code if self.code.name(i) in enter_insns]
+        if {self.code.name(i) for i in entries} != set(enter_insns):
             return self.fail("VM-Enter instruction not found")
-        for i in range(writes[0] + (2 if barrier else 1), max(entries)):
-            text, name = code.text(i), code.name(i)
-            after_entry = i > min(entries) and name == "jmp"
-            branch = name in ("jae", "je") and code.target(i) in entries
-            if not (RESTORE.match(text) or MITIGATION.match(text) or LAUNCH.match(text) or branch or
-                    i in entries or after_entry):
-                self.fail(f"'{text}' between KVM_EXEC_GUEST and VM-Enter")
+        if any(self.host.match(self.code.text(i)) for i in self.code if i < max(entries)):
+            self.fail("KVM_EXEC_HOST ahead of VM-Enter")
 
     def exit_within(self, start, limit, what):
         """KVM_EXEC_HOST is written within @limit instructions from @start."""
@@ -85,7 +74,7 @@ class Checker:
         if self.code.name(start).startswith("endbr"):
             start += 1
         for i in range(start, min(start + limit, len(self.code.insns))):
-            if self.writes["KVM_EXEC_HOST"].match(self.code.text(i)):
+            if self.host.match(self.code.text(i)):
                 return
         self.fail(f"no KVM_EXEC_HOST within {limit} instructions {what}")
 
@@ -97,10 +86,11 @@ class Checker:
 
 
 def vmx_entry_assembly(build, program):
-    """__vmx_vcpu_run(): IN_GUEST right ahead of VM-Enter, IN_HOST right behind each way back"""
+    """__vmx_vcpu_run(): KVM_EXEC_HOST right behind each way back, nothing locked"""
     checker = Checker(build, program, "__vmx_vcpu_run", "VMX")
     code = checker.code
-    checker.entry(("vmresume", "vmlaunch"))
+    checker.not_locked()
+    checker.not_before(("vmresume", "vmlaunch"))
     checker.exit_within(code.label("vmx_vmexit"), 3, "after VM-Exit")
     for i in code:
         if code.name(i) in ("vmresume", "vmlaunch"):
@@ -113,7 +103,7 @@ def vmx_entry_assembly(build, program):
 
 
 def svm_entry_assembly(build, program):
-    """__svm_vcpu_run(): IN_GUEST and a barrier right ahead of VMRUN, IN_HOST right behind it"""
+    """__svm_vcpu_run(): KVM_EXEC_HOST right behind VMRUN, nothing locked"""
     check_svm(build, program, "__svm_vcpu_run", 2)
 
 
@@ -124,7 +114,8 @@ def sev_es_entry_assembly(build, program):
 
 def check_svm(build, program, func, limit):
     checker = Checker(build, program, func, "SVM")
-    checker.entry(("vmrun",), barrier=True)
+    checker.not_locked()
+    checker.not_before(("vmrun",))
     after = [i + 1 for i in checker.code if checker.code.name(i) == "vmrun"]
     checker.exit_within(after[0] if after else None, limit, "after #VMEXIT")
     if after and after[0] not in checker.fixups():

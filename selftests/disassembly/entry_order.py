@@ -22,7 +22,7 @@ DOORBELL = "call avic_ring_doorbell"
 BARRIERS = {"barrier", "call __srcu_read_unlock"}
 
 INLINES = ("vcpu_enter_guest", "kvm_vcpu_exit_request", "kvm_mode_enter", "kvm_mode_reenter",
-           "kvm_mode_cancel_entry", "kvm_mode_read", "kvm_mode_of_run_loop", "kvm_mode_notify",
+           "kvm_mode_exit", "kvm_mode_read", "kvm_mode_of_run_loop", "kvm_mode_notify",
            "kvm_vcpu_exiting_run_loop", "kvm_request_needs_ipi", "kvm_make_request")
 
 
@@ -85,10 +85,10 @@ class Entry:
     """The run loop: where the flag announces the entry, and what follows."""
 
     def __init__(self, build, program):
-        self.host, entering = (build.flag(n) for n in ("KVM_EXEC_HOST", "KVM_EXEC_ENTERING"))
+        self.host, guest = (build.flag(n) for n in ("KVM_EXEC_HOST", "KVM_EXEC_GUEST"))
         self.outside, self.inside, self.exiting = (
             build.mode(n) for n in ("OUTSIDE_RUN_LOOP", "IN_RUN_LOOP", "EXITING_RUN_LOOP"))
-        self.announce, self.cancel = {f"flag={entering}"}, {f"flag={self.host}"}
+        self.announce, self.cancel = {f"flag={guest}"}, {f"flag={self.host}"}
         self.leave, self.enter = {f"mode={self.outside}"}, {f"mode={self.inside}"}
         self.paths = Paths(program, build.layout(), program.holder(RUN.split()[1]),
                            {"rdi": ("vcpu", 0)})
@@ -119,36 +119,36 @@ def entry_mode_first(build, program):
 
 
 def entry_announced(build, program):
-    """no way to VM-Enter but past ENTERING"""
+    """no way to VM-Enter but past KVM_EXEC_GUEST"""
     entry = entry_of(build, program)
     entry.paths.between([*entry.begins(), *entry.paths.need({RUN})],
                         entry.paths.have(entry.announce), entry.paths.have({RUN}))
 
 
 def look_behind_barrier(entry, starts):
-    """The first look at PIR, mode and requests has a barrier between it and ENTERING."""
+    """The first look at PIR, mode and requests has a barrier between it and the flag."""
     plain = [n for n in starts if not entry.paths.happens(n, BARRIERS)]
     entry.paths.between(plain, BARRIERS, entry.looks)
     after = entry.paths.behind(starts, {RUN} | entry.leave)
     for look in sorted(entry.looks):
-        entry.paths.need({look}, after, " behind ENTERING")
+        entry.paths.need({look}, after, " behind KVM_EXEC_GUEST")
 
 
 def entry_barrier(build, program):
-    """ENTERING, a barrier, then PIR, mode and requests: the main path"""
+    """KVM_EXEC_GUEST, a barrier, then PIR, mode and requests: the main path"""
     entry = entry_of(build, program)
     look_behind_barrier(entry, entry.main())
 
 
 def fastpath_announced(build, program):
-    """after an exit, ENTERING comes ahead of PIR, mode and requests"""
+    """after an exit, KVM_EXEC_GUEST comes ahead of PIR, mode and requests"""
     entry = entry_of(build, program)
     entry.fastpath()
     entry.paths.between(entry.paths.need({RUN}), entry.announce | entry.leave, entry.looks)
 
 
 def fastpath_barrier(build, program):
-    """ENTERING, a barrier, then PIR, mode and requests: the fastpath"""
+    """KVM_EXEC_GUEST, a barrier, then PIR, mode and requests: the fastpath"""
     entry = entry_of(build, program)
     look_behind_barrier(entry, entry.fastpath())
 
@@ -162,7 +162,7 @@ def never_enters(build, program, **assume):
     for starts in (entry.main(), entry.fastpath()):
         entry.paths.between(starts, entry.cancel | entry.leave, {RUN}, assume)
         after = entry.paths.behind(starts, entry.cancel | entry.leave)
-        entry.paths.need({RUN}, after, " behind ENTERING")
+        entry.paths.need({RUN}, after, " behind KVM_EXEC_GUEST")
 
 
 def exit_request_mode(build, program):
@@ -176,12 +176,12 @@ def exit_request_requests(build, program):
 
 
 def bail_out(build, program):
-    """no way out without an entry but past IN_HOST"""
+    """no way out without an entry but past KVM_EXEC_HOST"""
     entry = entry_of(build, program)
     for starts in (entry.main(), entry.fastpath()):
         entry.paths.between(starts, entry.cancel | {RUN}, entry.leave | {"return"})
         after = entry.paths.behind(starts, {RUN} | entry.leave)
-        entry.paths.need(entry.cancel, after, " behind ENTERING")
+        entry.paths.need(entry.cancel, after, " behind KVM_EXEC_GUEST")
 
 
 # --- kicks ---------------------------------------------------------------------
@@ -256,13 +256,12 @@ def elide_callers(build, program):
 
 
 def elide_reads_flag(build, program):
-    """kvm_arch_elide_kick() says yes only after reading IN_HOST"""
+    """kvm_arch_elide_kick() says yes only after reading KVM_EXEC_HOST"""
     layout = build.layout(elided=("kvm_vcpu", "stat", "kick_ipi_elided"))
     paths = Paths(program, layout, ELIDE.split()[1], VCPU)
     paths.order({"read flag"}, "locked elided")
-    for name in ("KVM_EXEC_ENTERING", "KVM_EXEC_GUEST"):
-        paths.between([paths.walker.start], set(), {"locked elided"},
-                      {"flag": (~0, build.flag(name))})
+    paths.between([paths.walker.start], set(), {"locked elided"},
+                  {"flag": (~0, build.flag("KVM_EXEC_GUEST"))})
 
 
 def block_barrier(build, program):
@@ -305,24 +304,20 @@ def vmx_look_first(build, program):
     paths.order({"read flag", "read mode"}, SEND_IPI, SEND_IPI_MASK, WAKE, "read cpu")
 
 
-def notifies(build, paths, send, told):
-    """What a sender that has read the flag does, by the value that it has read: it notifies if
-    that is in @told, otherwise it wakes a vCPU that may be blocked."""
+def notifies(build, paths, send):
+    """What a sender that has read the flag does: it notifies a vCPU in the guest, and wakes one
+    in the host that may be blocked."""
     looks = paths.need({"read flag"})
     paths.need({"return"})
-    for name in ("KVM_EXEC_HOST", "KVM_EXEC_ENTERING", "KVM_EXEC_GUEST"):
-        seen = {"flag": (~0, build.flag(name))}
-        if name in told:
-            paths.between(looks, paths.have(send) | KICK, {"return"}, seen)
-            continue
-        idle = {**seen, "mode": (~0, build.mode("OUTSIDE_RUN_LOOP"))}
-        paths.between(looks, paths.have({WAKE}) | KICK, {"return"}, idle)
+    guest, host = ({"flag": (~0, build.flag(n))} for n in ("KVM_EXEC_GUEST", "KVM_EXEC_HOST"))
+    paths.between(looks, paths.have(send) | KICK, {"return"}, guest)
+    idle = {**host, "mode": (~0, build.mode("OUTSIDE_RUN_LOOP"))}
+    paths.between(looks, paths.have({WAKE}) | KICK, {"return"}, idle)
 
 
 def vmx_notifies(build, program):
-    """a vCPU seen in or near the guest gets an IPI, one outside the run loop is woken"""
-    notifies(build, vmx_paths(build, program), {SEND_IPI, SEND_IPI_MASK},
-             ("KVM_EXEC_ENTERING", "KVM_EXEC_GUEST"))
+    """a vCPU seen in the guest gets an IPI, one outside the run loop is woken"""
+    notifies(build, vmx_paths(build, program), {SEND_IPI, SEND_IPI_MASK})
 
 
 def vmx_on_first(build, program):
@@ -333,7 +328,7 @@ def vmx_on_first(build, program):
 
 
 def vmx_way_out(build, program):
-    """vmx_vcpu_run() without an entry: past IN_HOST"""
+    """vmx_vcpu_run() without an entry: past KVM_EXEC_HOST"""
     layout = build.layout()
     paths = Paths(program, layout, "vmx_vcpu_run", VCPU)
     host = paths.have({f"flag={build.flag('KVM_EXEC_HOST')}"})
@@ -361,13 +356,12 @@ def svm_look_first(build, program):
 
 
 def svm_notifies(build, program):
-    """a vCPU seen in the guest gets a doorbell, one that is not, and outside the run loop, is woken"""
-    notifies(build, svm_paths(build, program, "svm_complete_interrupt_delivery", VCPU), {DOORBELL},
-             ("KVM_EXEC_GUEST",))
+    """a vCPU seen in the guest gets a doorbell, one outside the run loop is woken"""
+    notifies(build, svm_paths(build, program, "svm_complete_interrupt_delivery", VCPU), {DOORBELL})
 
 
 def svm_way_out(build, program):
-    """svm_vcpu_run() without an entry, where it has such: past IN_HOST"""
+    """svm_vcpu_run() without an entry, where it has such: past KVM_EXEC_HOST"""
     paths = Paths(program, build.layout(), "svm_vcpu_run", VCPU)
     host = {f"flag={build.flag('KVM_EXEC_HOST')}"}
     paths.between([paths.walker.start], paths.have({"call svm_vcpu_enter_exit"}) | host,

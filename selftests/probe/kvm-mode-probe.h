@@ -27,8 +27,7 @@
 /* Values of flag */
 #define PROBE_NO_FLAG		(-1)	/* stock KVM */
 #define PROBE_IN_HOST		0
-#define PROBE_ENTERING		1
-#define PROBE_IN_GUEST		2
+#define PROBE_IN_GUEST		1
 
 struct kvm_mode_probe {
 	__s32 vcpu_fd;

@@ -59,7 +59,6 @@ struct rig {
 	u64 rnd;
 	u64 pause_us;		/* of the helpers, at most */
 	u64 turn;		/* odd: the main thread is not in KVM_RUN */
-	u64 emulating;		/* the guest's state is invalid */
 	u64 stop;
 	bool guest_done;
 	struct helper helper[NR_HELPERS], own;
@@ -68,7 +67,7 @@ struct rig {
 	u64 exits;		/* of the vCPU, when it last was out */
 	u64 sent_out, kicked_out;
 	long long sent_at_begin, elided_at_begin;
-	u64 samples_out, samples_seen[3];
+	u64 samples_out, samples_seen[2];
 	u64 bad_own, bad_sampled;
 	struct kvm_mode_probe first_bad;
 	u64 posted, lost;
@@ -181,7 +180,6 @@ static void bad(struct rig *r, u64 *count, const struct kvm_mode_probe *p)
 static void sample(struct rig *r)
 {
 	u64 turn = __atomic_load_n(&r->turn, __ATOMIC_SEQ_CST);
-	u64 emulating = __atomic_load_n(&r->emulating, __ATOMIC_SEQ_CST);
 	struct kvm_mode_probe p;
 
 	probe(PROBE_READ, r->vcpu, &p);
@@ -193,8 +191,6 @@ static void sample(struct rig *r)
 		r->samples_out++;
 		if (!is_out(&p))
 			bad(r, &r->bad_sampled, &p);
-	} else if (emulating && p.flag == PROBE_IN_GUEST) {
-		bad(r, &r->bad_sampled, &p);
 	}
 }
 
@@ -546,9 +542,8 @@ static void describe(struct rig *r)
 
 	stress_note("%lu KVM_RUNs, %lu interrupted, %lu of them without an entry; %lu stays out",
 		    r->runs, r->interrupted, r->not_entered, r->stays);
-	stress_note("samples: %lu in the host, %lu entering, %lu in the guest; %lu while out",
-		    r->samples_seen[0], r->samples_seen[1], r->samples_seen[2],
-		    r->samples_out);
+	stress_note("samples: %lu in the host, %lu in the guest; %lu while out",
+		    r->samples_seen[0], r->samples_seen[1], r->samples_out);
 	stress_note("notify_sent %lld, notify_elided %lld",
 		    sent < 0 ? -1 : sent - r->sent_at_begin,
 		    elided < 0 ? -1 : elided - r->elided_at_begin);
@@ -603,7 +598,7 @@ static bool needs_nested(bool intel_only)
  * KVM_RUN that userspace breaks off.  With a signal pending from the start,
  * vcpu_run() calls vcpu_enter_guest(), and that must give up in
  * kvm_vcpu_exit_request(): if the vCPU has then not exited once, the entry was
- * given up after KVM_EXEC_ENTERING.
+ * given up after KVM_EXEC_GUEST.
  */
 static void break_off(struct rig *r)
 {
@@ -663,10 +658,8 @@ static u64 emulate_some(struct rig *r)
 	u64 loops = READ_ONCE(r->guest->loops);
 	int i, n = 1 + rnd_below(&r->rnd, 8);
 
-	__atomic_store_n(&r->emulating, 1, __ATOMIC_SEQ_CST);
 	for (i = 0; i < n; i++)
 		run_and_stay(r);
-	__atomic_store_n(&r->emulating, 0, __ATOMIC_SEQ_CST);
 	tr_set(r, &tr);
 	return READ_ONCE(r->guest->loops) - loops;
 }
