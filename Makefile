@@ -68,6 +68,7 @@ help:
 	@echo 'make compare          two results.json, such as before and after: A=file B=file'
 	@echo 'make perf             the perf recipes of bench/perf in the labs, on patched KVM, to $(BUILD)/perf/'
 	@echo 'make cost             the instructions that the series adds to an exit, by name (svm lab)'
+	@echo 'make kicks            IPIs that kick elision leaves out, by what kicks (avic lab, AVIC off)'
 	@echo 'make flight           notifications wasted when they, or VM entries, take time (vmx and avic labs)'
 	@echo 'make placement        what other places of the flag would cost: a replica, native, on two CPUs'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
@@ -296,6 +297,10 @@ cost: lab-setup
 .PHONY: flight
 flight: lab-setup qemu
 	@bench/flight.py --build $(BUILD)
+
+.PHONY: kicks
+kicks: lab-setup qemu $(BUILD)/bin/selftests/.done
+	@bench/kicks.py --build $(BUILD)
 
 .PHONY: placement
 placement: deps $(BUILD)/types.o
