@@ -101,7 +101,7 @@ def seen_as(variant, mode, flag):
     """What a sender makes of the states: values as in selftests/probe/kvm-mode-probe.h."""
     if flag < 0 or variant == "patched_off":
         return "guest" if mode == 1 else "host"
-    return ("host", "guest")[flag]
+    return "guest" if flag else "host"
 
 
 def segments(variant, window):

@@ -69,10 +69,10 @@ def said(one):
 
 def bounds(name, runs):
     """[posts.Bound]"""
-    most = posts.LABS[name]["wasted_ratio"]
-    return [posts.Bound(above_to_stock(one["cells"]) <= most,
-                        f"{said(one)}: wasted above the floor, per post, patched/stock",
-                        above_to_stock(one["cells"]), f"at most {most}") for one in runs]
+    def bound(ratio, most, what):
+        return posts.Bound(ratio <= most, what, ratio, f"at most {most}")
+    return [bound(above_to_stock(one["cells"]), posts.LABS[name]["wasted_ratio"],
+                  f"{said(one)}: wasted above the floor, per post, patched/stock") for one in runs]
 
 
 def broken(name, runs):
