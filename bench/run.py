@@ -55,7 +55,8 @@ def parse():
     args.add_argument("--posts", type=int, help="per workload and variant; default, with --full: "
                       + ", ".join(f"{n} {s['posts']}" for n, s in posts.LABS.items()))
     args.add_argument("--seed", type=int, default=1)
-    args.add_argument("--workloads", default=" ".join(posts.WORKLOADS))
+    args.add_argument("--workloads", help="default: " + " ".join(posts.WORKLOADS)
+                      + ", and in the vmx lab and on a host " + " ".join(posts.IRQFD_WORKLOADS))
     args.add_argument("--variants", help="of those that are posted to and timed, only these")
     args.add_argument("--rounds", type=int, help="runs of each latency, at most; 0: only the posts")
     args.add_argument("--no-scaling", action="store_true",
@@ -88,7 +89,7 @@ def parse():
 
 def posted(name, args, out):
     """The posts' part of a lab's entry in results.json."""
-    workloads = args.workloads.split()
+    workloads = args.workloads.split() if args.workloads else posts.workloads_of(name)
     if name == "host":
         cells, result = host.posts(args, workloads)
     else:

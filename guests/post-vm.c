@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
 
 #include "apic.h"
@@ -108,6 +109,16 @@ static void send_msi(void *data, u32 vector)
 		die("%s: KVM_SIGNAL_MSI failed: %s", p->cfg.name, strerror(errno));
 }
 
+/* KVM delivers it in write(): it need not sleep for an MSI. */
+static void send_irqfd(void *data, u32 vector)
+{
+	struct post_vm *p = data;
+	u64 one = 1;
+
+	if (write(p->irqfd[vector], &one, sizeof(one)) != sizeof(one))
+		die("%s: eventfd: %s", p->cfg.name, strerror(errno));
+}
+
 static void *host_sender_fn(void *data)
 {
 	struct post_thread *t = data;
@@ -115,7 +126,8 @@ static void *host_sender_fn(void *data)
 	unsigned int i = p->cfg.senders + t->i;
 
 	pin_self_to_cpu(t->cpu);
-	post_sender_run(p->s, i, p->buf[i], send_msi, p, p->s->host_tsc_offset);
+	post_sender_run(p->s, i, p->buf[i], p->cfg.irqfd ? send_irqfd : send_msi, p,
+			p->s->host_tsc_offset);
 	return NULL;
 }
 
@@ -159,6 +171,35 @@ static void sender_setup(struct post_vm *p, unsigned int i)
 	snd->buf = vm_alloc(p->vm, (snd->quota + 1) * sizeof(u32),
 			    KVM_UTIL_MIN_VADDR);
 	p->buf[i] = addr_gva2hva(p->vm, snd->buf);
+}
+
+/* A GSI for each vector; the routes of the emulated pins are gone then. */
+static void irqfds_setup(struct post_vm *p)
+{
+	struct kvm_irq_routing *routes;
+	int vec;
+
+	routes = calloc(1, sizeof(*routes) + POST_NR_VEC * sizeof(routes->entries[0]));
+	if (!routes)
+		die("%s: no memory", p->cfg.name);
+	for (vec = POST_VEC_FIRST; vec <= POST_VEC_LAST; vec++)
+		routes->entries[routes->nr++] = (struct kvm_irq_routing_entry) {
+			.gsi = vec,
+			.type = KVM_IRQ_ROUTING_MSI,
+			.u.msi.address_lo = MSI_ADDRESS | p->t[0].vcpu->id << 12,
+			.u.msi.data = vec,
+		};
+	if (__vm_ioctl(p->vm, KVM_SET_GSI_ROUTING, routes))
+		die("%s: KVM_SET_GSI_ROUTING: %s", p->cfg.name, strerror(errno));
+	free(routes);
+	for (vec = POST_VEC_FIRST; vec <= POST_VEC_LAST; vec++) {
+		struct kvm_irqfd irqfd = { .gsi = vec };
+
+		p->irqfd[vec] = eventfd(0, EFD_CLOEXEC);
+		irqfd.fd = p->irqfd[vec];
+		if (p->irqfd[vec] < 0 || __vm_ioctl(p->vm, KVM_IRQFD, &irqfd))
+			die("%s: irqfd: %s", p->cfg.name, strerror(errno));
+	}
 }
 
 static void shared_setup(struct post_vm *p)
@@ -232,6 +273,8 @@ void post_vm_create(struct post_vm *p, const struct post_setup *cfg, u64 pages)
 		vm_install_exception_handler(p->vm, vec, post_guest_irq);
 	vm_install_exception_handler(p->vm, NMI_VECTOR, post_guest_nmi);
 	vcpus_setup(p, vcpus, gva);
+	if (cfg->irqfd)
+		irqfds_setup(p);
 }
 
 static void start_one(struct post_vm *p, struct post_thread *t, unsigned int i,
@@ -386,5 +429,9 @@ void post_vm_harvest(struct post_vm *p, struct post_count *c)
 
 void post_vm_free(struct post_vm *p)
 {
+	int vec;
+
+	for (vec = POST_VEC_FIRST; p->cfg.irqfd && vec <= POST_VEC_LAST; vec++)
+		close(p->irqfd[vec]);
 	kvm_vm_free(p->vm);
 }

@@ -27,6 +27,7 @@ struct post_setup {
 	enum post_workload workload;
 	unsigned int senders;		/* vCPUs 1 ..., by ICR writes */
 	unsigned int host_senders;	/* threads, by KVM_SIGNAL_MSI */
+	bool irqfd;			/* these: by eventfds with an MSI route each, as vhost does */
 	bool host_requests;		/* the caller makes requests, see POST_HOST_OP */
 	u64 posts;			/* over all senders */
 	u64 seed;
@@ -67,6 +68,7 @@ struct post_vm {
 	unsigned int nr_vcpus, nr_senders;
 	struct post_thread t[POST_MAX_VCPUS];
 	struct post_thread host[POST_MAX_SENDERS];
+	int irqfd[256];			/* by vector */
 };
 
 /* What became of the posts */

@@ -21,6 +21,7 @@ struct options {
 	unsigned int workloads;		/* bit per enum post_workload */
 	u64 posts;
 	u64 senders;
+	bool irqfd;			/* they are host threads that write to eventfds */
 	u64 seed;
 	u64 gap_min, gap_max;
 	u64 exit_gap_max;

@@ -17,13 +17,15 @@
 static const char post_help[] =
 "usage: kvm-mode-bench post [options]\n"
 "\n"
-"post: vCPUs post interrupts to vCPU 0 at random gaps without waiting for them;\n"
+"post: interrupts are posted to vCPU 0 at random gaps without waiting for them;\n"
 "every post is accounted for (README.md says how).\n"
 "\n"
 "  --workload LIST    what the target does: compute, exits, fastpath, hlt, mixed,\n"
 "                     comma separated, or all (default all); may be repeated\n"
 "  --posts N          posts per workload, over all senders (default 100000)\n"
-"  --senders N        sending vCPUs, 1 to " XSTR(POST_MAX_SENDERS) " (default 1)\n"
+"  --sender KIND      icr: vCPUs, by ICR writes; irqfd: host threads, each vector\n"
+"                     by an eventfd of its own with an MSI route (default icr)\n"
+"  --senders N        of that kind, 1 to " XSTR(POST_MAX_SENDERS) " (default 1)\n"
 "  --seed N           seed of all random numbers (default 1)\n"
 "  --gap MIN:MAX      ticks between a sender's posts (default 0:2000)\n"
 "  --exit-gap MAX     ticks the target computes between operations (default 2000)\n"
@@ -83,13 +85,14 @@ static void parse_workloads(char *arg)
 	}
 }
 
-enum { O_WORKLOAD = 1, O_POSTS, O_SENDERS, O_SEED, O_GAP, O_EXIT_GAP, O_LATE,
+enum { O_WORKLOAD = 1, O_POSTS, O_SENDER, O_SENDERS, O_SEED, O_GAP, O_EXIT_GAP, O_LATE,
 	O_LONG, O_LONG_EVERY, O_GAP_CAP, O_STALL, O_TIMEOUT, O_HALT_POLL, O_NO_TRACE, O_PORT,
 	O_JSON, O_KTAP, O_HELP };
 
 static const struct option long_options[] = {
 	{ "workload", required_argument, NULL, O_WORKLOAD },
 	{ "posts", required_argument, NULL, O_POSTS },
+	{ "sender", required_argument, NULL, O_SENDER },
 	{ "senders", required_argument, NULL, O_SENDERS },
 	{ "seed", required_argument, NULL, O_SEED },
 	{ "gap", required_argument, NULL, O_GAP },
@@ -116,6 +119,11 @@ static void parse_option(int opt, char *arg)
 		return parse_workloads(arg);
 	case O_POSTS:
 		opts.posts = parse_number("posts", arg, 1, 100000000);
+		break;
+	case O_SENDER:
+		if (strcmp(arg, "icr") && strcmp(arg, "irqfd"))
+			usage_error("no such sender:", arg);
+		opts.irqfd = !strcmp(arg, "irqfd");
 		break;
 	case O_SENDERS:
 		opts.senders = parse_number("senders", arg, 1, POST_MAX_SENDERS);
@@ -207,7 +215,9 @@ static void vm_setup(struct post_vm *p, enum post_workload workload)
 	struct post_setup cfg = {
 		.name		= workload_names[workload],
 		.workload	= workload,
-		.senders	= opts.senders,
+		.senders	= opts.irqfd ? 0 : opts.senders,
+		.host_senders	= opts.irqfd ? opts.senders : 0,
+		.irqfd		= opts.irqfd,
 		.posts		= opts.posts,
 		.seed		= opts.seed,
 		.gap_min	= opts.gap_min,
