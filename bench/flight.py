@@ -58,8 +58,8 @@ def to_stock(cells, variant="patched"):
     return wasted(cells[variant])[0] / max(wasted(cells["stock"])[0], 1)
 
 
-def above_to_stock(cells, variant="patched"):
-    return above_floor(cells[variant]) / max(above_floor(cells["stock"]), 1e-6)
+def above_floor_to(cells, variant="patched", base="stock"):
+    return above_floor(cells[variant]) / max(above_floor(cells[base]), 1e-6)
 
 
 def said(one):
@@ -69,10 +69,12 @@ def said(one):
 
 def bounds(name, runs):
     """[posts.Bound]"""
-    def bound(ratio, most, what):
-        return posts.Bound(ratio <= most, what, ratio, f"at most {most}")
-    return [bound(above_to_stock(one["cells"]), posts.LABS[name]["wasted_ratio"],
-                  f"{said(one)}: wasted above the floor, per post, patched/stock") for one in runs]
+    def bound(one, limits):
+        most, base = limits["wasted_ratio"], posts.base_of(limits, one["cells"])
+        ratio = above_floor_to(one["cells"], base=base)
+        return posts.Bound(ratio <= most, f"{said(one)}: wasted above the floor, per post, patched/{base}",
+                           ratio, f"at most {most}")
+    return [bound(one, posts.LABS[name]) for one in runs]
 
 
 def broken(name, runs):
@@ -90,7 +92,7 @@ def rows(runs):
             found.append((f"{one['flight']:,}", f"{one['entry']:,}", variant, f"{cell['posted']:,}",
                           f"{posts.notifications(cell)['sent']:,}", f"{everything:,}", f"{floor:,}",
                           f"{above_floor(cell) * 1000:.1f}", f"{to_stock(one['cells'], variant):.3f}",
-                          f"{above_to_stock(one['cells'], variant):.3f}"))
+                          f"{above_floor_to(one['cells'], variant):.3f}"))
     return found
 
 

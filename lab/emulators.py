@@ -167,7 +167,7 @@ class Avic(Svm):
     kvm_parameters = "avic=1"
     amounts = {
         "post": {"posts": 20000, "quick": 3000, "check": 10000, "expect": 400, "hang": 300,
-                 "extra": COUNTERS, "wasted_ratio": 0.95, "off_tolerance": 0.20},
+                 "extra": COUNTERS, "wasted_ratio": 0.95, "wasted_base": "patched_off", "off_tolerance": 0.20},
         "flight": {"posts": 3000},
         "apf": {"extra": "", "icount": False, "most_exits": 1.0},
     }
@@ -189,7 +189,7 @@ class Vmx(Machine):
     kvm_parameters = ""
     amounts = {
         "post": {"posts": 60000, "quick": 5000, "check": 30000, "expect": 420, "hang": 300,
-                 "extra": COUNTERS, "wasted_ratio": 0.25, "off_tolerance": 0.10},
+                 "extra": COUNTERS, "wasted_ratio": 0.25, "wasted_base": "stock", "off_tolerance": 0.10},
         "latency": {"samples": 120, "extra": "--warmup 20", "hang": 200, "without": ()},
         "scaling": {"hang": 600, "extra": COUNTERS},
         "flight": {"posts": 3000},

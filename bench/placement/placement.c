@@ -5,7 +5,7 @@
  * the structures really look like; one line of JSON.
  *
  * The vCPU: announces the entry (store and full barrier), looks at PID.ON and the mode, reads
- * guest registers, writes IN_GUEST, computes; writes IN_HOST, the guest registers and their
+ * guest registers, computes; writes IN_HOST, the guest registers and their
  * bookkeeping, computes. The sender: sets a bit of the PIR, sets PID.ON, and if that was clear
  * reads the flag, and the mode if the flag says host. The full barrier is the same everywhere.
  */

@@ -5,10 +5,11 @@
  *
  * Callers: vcpu_enter_guest() sets the flag, the vendors' entry assembly
  * (vmx-vmenter.S and svm-vmenter.S in this folder) clears it right after
- * VM-Exit, and the vendors' interrupt delivery reads it.
+ * VM-Exit, C where nothing was entered, and the vendors' interrupt delivery
+ * reads it.
  *
  * vcpu->mode, the run-loop mode, keeps answering the other question: must a
- * kick get this vCPU out of the run loop?  The flag never takes part in that.
+ * kick get this vCPU out of the run loop?  The flag takes no part in that.
  */
 #ifndef __KVM_X86_MODE_H
 #define __KVM_X86_MODE_H
@@ -27,7 +28,8 @@
  * KVM_EXEC_HOST: the vCPU will execute a full barrier and then look at the PIR
  * (SVM: at the vIRR, which VMRUN does) and at vcpu->requests before it enters
  * the guest.  A sender that published its interrupt first need not notify.
- * Stored by assembly as soon as there is a pointer to the vCPU after VM-Exit.
+ * Stored by assembly as soon as there is a pointer to the vCPU after VM-Exit,
+ * by kvm_mode_exit() elsewhere.
  *
  * KVM_EXEC_GUEST: the vCPU is in the guest, or about to enter, and may have
  * passed its last look at the PIR and at vcpu->requests.  Notify.  Stored ahead

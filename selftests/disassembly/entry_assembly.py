@@ -45,6 +45,7 @@ class Checker:
             raise Wrong("kvm-asm-offsets.h does not know the flag, so nothing writes KVM_EXEC_HOST")
         self.code, self.func, self.errors = Code(program, func), func, []
         self.host = re.compile(rf"^movb \$0x{value['KVM_EXEC_HOST']:x},0x{at:x}\(%r\w+\)$")
+        self.flag = re.compile(rf"\b0x{at:x}\(%r")
 
     def fail(self, text):
         self.errors.append(text)
@@ -66,6 +67,12 @@ class Checker:
             return self.fail("VM-Enter instruction not found")
         if any(self.host.match(self.code.text(i)) for i in self.code if i < max(entries)):
             self.fail("KVM_EXEC_HOST ahead of VM-Enter")
+
+    def nothing_else(self):
+        """The flag is not accessed but to store KVM_EXEC_HOST."""
+        for text in map(self.code.text, self.code):
+            if self.flag.search(text) and not self.host.match(text):
+                self.fail(f"'{text}' in {self.func}")
 
     def exit_within(self, start, limit, what):
         """KVM_EXEC_HOST is written within @limit instructions from @start."""
@@ -90,6 +97,7 @@ def vmx_entry_assembly(build, program):
     checker = Checker(build, program, "__vmx_vcpu_run", "VMX")
     code = checker.code
     checker.not_locked()
+    checker.nothing_else()
     checker.not_before(("vmresume", "vmlaunch"))
     checker.exit_within(code.label("vmx_vmexit"), 3, "after VM-Exit")
     for i in code:
@@ -115,6 +123,7 @@ def sev_es_entry_assembly(build, program):
 def check_svm(build, program, func, limit):
     checker = Checker(build, program, func, "SVM")
     checker.not_locked()
+    checker.nothing_else()
     checker.not_before(("vmrun",))
     after = [i + 1 for i in checker.code if checker.code.name(i) == "vmrun"]
     checker.exit_within(after[0] if after else None, limit, "after #VMEXIT")

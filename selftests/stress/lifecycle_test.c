@@ -5,7 +5,7 @@
  * Host threads post all the time: to vCPUs that do not exist yet, that run,
  * that are in userspace, and to a VM that is being taken apart.  A vCPU that
  * runs must get interrupts, in every life; one that is in userspace must have
- * the in-guest flag at IN_HOST.  The rest is for the kernel to notice: a
+ * the in-guest flag at KVM_EXEC_HOST.  The rest is for the kernel to notice: a
  * WARNING, a use after free (make debug-kernel), a leak of the module's count.
  */
 #include <errno.h>
@@ -36,7 +36,7 @@ struct life {
 		struct kvm_vcpu *vcpu;
 		pthread_t thread;
 		bool ended;
-		u64 stale;		/* flag not at IN_HOST, in userspace */
+		u64 stale;		/* flag not at KVM_EXEC_HOST, in userspace */
 		struct kvm_x86_state *fresh;
 		struct kvm_lapic_state lapic;
 	} v[LIFE_VCPUS];

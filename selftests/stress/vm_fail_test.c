@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Entries that fail or are given up must leave the in-guest flag at IN_HOST: a
+ * Entries that fail or are given up must leave the in-guest flag at KVM_EXEC_HOST: a
  * stale flag makes senders notify a vCPU that is not in the guest.
  *
  * Every case runs one vCPU in the main thread and looks at the flag through
@@ -184,7 +184,7 @@ static void sample(struct rig *r)
 
 	probe(PROBE_READ, r->vcpu, &p);
 	if (p.flag >= 0)
-		r->samples_seen[p.flag]++;
+		r->samples_seen[!!p.flag]++;
 	if (__atomic_load_n(&r->turn, __ATOMIC_SEQ_CST) != turn)
 		return;
 	if (turn & 1) {
@@ -829,7 +829,7 @@ int main(int argc, char **argv)
 	static const struct stress_options defaults = { 12, 0, 1 };
 
 	stress_init(argc, argv,
-		    "Entries that fail or are given up leave the in-guest flag at IN_HOST.\n"
+		    "Entries that fail or are given up leave the in-guest flag at KVM_EXEC_HOST.\n"
 		    "COUNT: of KVM_RUNs, emulated loops or nested entries, for each case.\n"
 		    "Module parameters decide what runs: unrestricted_guest=0, nested_early_check=1.",
 		    &defaults);
