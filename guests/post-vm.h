@@ -27,7 +27,7 @@ struct post_setup {
 	enum post_workload workload;
 	unsigned int senders;		/* vCPUs 1 ..., by ICR writes */
 	unsigned int host_senders;	/* threads, by KVM_SIGNAL_MSI */
-	bool irqfd;			/* these: by eventfds with an MSI route each, as vhost does */
+	bool irqfd;			/* by eventfds with MSI routes instead, as vhost does */
 	bool host_requests;		/* the caller makes requests, see POST_HOST_OP */
 	u64 posts;			/* over all senders */
 	u64 seed;
