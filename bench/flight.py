@@ -69,12 +69,13 @@ def said(one):
 
 def bounds(name, runs):
     """[posts.Bound]"""
-    def bound(one, limits):
+    found, limits = [], posts.LABS[name]
+    for one in runs:
         most, base = limits["wasted_ratio"], posts.base_of(limits, one["cells"])
         ratio = above_floor_to(one["cells"], base=base)
-        return posts.Bound(ratio <= most, f"{said(one)}: wasted above the floor, per post, patched/{base}",
-                           ratio, f"at most {most}")
-    return [bound(one, posts.LABS[name]) for one in runs]
+        found.append(posts.Bound(ratio <= most, f"{said(one)}: wasted above the floor, per post, "
+                                 f"patched/{base}", ratio, f"at most {most}"))
+    return found
 
 
 def broken(name, runs):

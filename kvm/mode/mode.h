@@ -9,7 +9,8 @@
  * reads it.
  *
  * vcpu->mode, the run-loop mode, keeps answering the other question: must a
- * kick get this vCPU out of the run loop?  The flag takes no part in that.
+ * kick get this vCPU out of the run loop?  Only whether that takes an IPI is
+ * asked of the flag then.
  */
 #ifndef __KVM_X86_MODE_H
 #define __KVM_X86_MODE_H
@@ -105,9 +106,9 @@ static __always_inline void kvm_mode_reenter(struct kvm_vcpu *vcpu)
  * Out of the guest, where no entry assembly of KVM's own has said so (TDX's
  * SEAMCALL), or off the entry path without having entered.  Nothing to order
  * here: until the store is seen, senders notify needlessly.  It must not be left
- * out, though: a sender that sees KVM_EXEC_GUEST sends an IPI to a vCPU that has
+ * out, though: a sender that sees KVM_EXEC_GUEST notifies a vCPU that has
  * blocked since, instead of waking it.  The full barrier on the way to sleep
- * makes the store visible (Litmus: wake-blocking).
+ * makes the store visible (Litmus: wake-blocking, wake-blocking-avic).
  */
 static __always_inline void kvm_mode_exit(struct kvm_vcpu *vcpu)
 {
