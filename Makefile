@@ -48,7 +48,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL KVM
 .PHONY: help
 ifndef ALL
 help:
-	@echo 'make bench              stock against patched KVM; FULL=1: all of it, 44 minutes once built'
+	@echo 'make bench              stock against patched KVM; FULL=1: all of it, an hour once built'
 	@echo 'make check              tests of what a change may break; FULL=1: every test'
 	@echo 'make lab                a shell in L1, or RUN="command" (LAB=svm|avic|vmx, KVM=stock|patched)'
 	@echo 'make stress             the stress tests for long (DURATION=seconds, WHERE="svm avic vmx" or host)'
@@ -61,16 +61,16 @@ help:
 else
 help:
 	@echo 'make bench            stock against patched KVM: tables, $(BUILD)/bench/results.json and report.html'
-	@echo '                      (FULL=1: all labs, variants, peers and tools, 44 minutes;'
+	@echo '                      (FULL=1: all labs, variants, peers and tools, an hour;'
 	@echo '                      LABS="svm avic vmx", POSTS=per workload, SEED=1; WHERE=host: on this'
 	@echo '                      machine'"'"'s own KVM, with the modules that are loaded; KTAP=1: KTAP'
 	@echo '                      instead, as with compare, stress, mutants and kvm-selftests)'
 	@echo 'make compare          two results.json, such as before and after: A=file B=file'
 	@echo 'make perf             the perf recipes of bench/perf in the labs, on patched KVM, to $(BUILD)/perf/'
 	@echo 'make cost             the instructions that the series adds to an exit, by name (svm lab)'
-	@echo 'make kicks            IPIs that kick elision leaves out, by what kicks (avic lab, AVIC off)'
+	@echo 'make kicks            IPIs that kick elision leaves out, by what kicks (avic lab, AVIC off; vmx lab)'
 	@echo 'make flight           notifications wasted when they, or VM entries, take time (vmx and avic labs)'
-	@echo 'make placement        what other places of the flag would cost: a replica, native, on two CPUs'
+	@echo 'make placement        what other places of the flag, and counts, would cost: a replica, native'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
 	@echo 'make check            tests; ends with "N passed, N failed" (FULL=1: every test)'
 	@echo 'make stress           the stress tests for long, until DURATION=600 seconds are over for each;'
@@ -142,7 +142,8 @@ qemu: $(SHARED)/qemu-mended/.done
 
 # --- modules ------------------------------------------------------------------
 
-SERIES := $(wildcard patches/$(BASE)/*.patch kvm/*/* kvm-asm-offsets/*) patches/landing
+SERIES := $(wildcard patches/$(BASE)/*.patch patches/common/*.patch kvm/*/* kvm-asm-offsets/*) \
+	patches/landing patches/series
 
 $(BUILD)/tree/stock/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version
 $(BUILD)/tree/patched/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version $(SERIES)
@@ -150,11 +151,17 @@ $(BUILD)/tree/%/.done:
 	@scripts/prepare-tree --with-probe $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
 	@touch $@
 
-# Peers change a few files of stock, which is built.
+# These change a few files of others, which are built: peers, the series' first patch, and the
+# series without its last set.
 PEERS := s4 unbound
-$(PEERS:%=$(BUILD)/tree/%/.done): $(BUILD)/tree/%/.done: bench/peers/$(BASE)/%.patch $(BUILD)/modules/stock/.done \
-		scripts/copy-tree
-	@scripts/copy-tree $(BUILD)/tree/stock $(BUILD)/tree/$*
+$(PEERS:%=$(BUILD)/tree/%/.done): $(BUILD)/tree/%/.done: bench/peers/$(BASE)/%.patch
+$(BUILD)/tree/ipi/.done: $(wildcard patches/$(BASE)/kvm-vmx-send-*.patch)
+$(BUILD)/tree/bare/.done: ALIKE := patched
+$(BUILD)/tree/bare/.done: $(BUILD)/modules/patched/.done
+$(foreach t,$(PEERS) ipi,$(BUILD)/tree/$t/.done): ALIKE := stock
+$(foreach t,$(PEERS) ipi,$(BUILD)/tree/$t/.done): $(BUILD)/modules/stock/.done
+$(foreach t,$(PEERS) ipi bare,$(BUILD)/tree/$t/.done): $(BUILD)/tree/%/.done: scripts/copy-tree
+	@scripts/copy-tree $(BUILD)/tree/$(ALIKE) $(BUILD)/tree/$*
 	@scripts/prepare-tree --with-probe $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
 	@touch $@
 
@@ -260,11 +267,12 @@ $(SHARED)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWN
 	@cp $(DOWNLOADS)/bochs/*BIOS*-latest $(SHARED)/bochs/
 	@touch $@
 
-# Peers are for FULL=1; once built they stay.
-SETS = stock patched $(if $(FULL),$(PEERS),$(foreach p,$(PEERS),$(if $(wildcard $(BUILD)/modules/$p/.done),$p)))
+# Some are for FULL=1; once built they stay.
+MORE := bare $(PEERS)
+SETS = stock ipi patched $(if $(FULL),$(MORE),$(foreach p,$(MORE),$(if $(wildcard $(BUILD)/modules/$p/.done),$p)))
 
 $(BUILD)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
-		$(patsubst %,$(BUILD)/modules/%/.done,stock patched $(if $(FULL),$(PEERS))) \
+		$(patsubst %,$(BUILD)/modules/%/.done,stock ipi patched $(if $(FULL),$(MORE))) \
 		$(SHARED)/bin/kvm-mode-bench $(SHARED)/bin/stress/.done
 	@mkdir -p $(@D)
 	@$(call step,5,initramfs) "make the labs' initramfs" lab/mkinitramfs.py --out $@ \

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Prints the cover letter of the series: patches/cover, with the figures of a results.json
-and what docs/limits.md says was not tested. The first paragraph is the subject. Called by
-scripts/make-series.
+"""Prints the cover letter of one of the sets of mails: patches/covers/SET, with the figures of a
+results.json and what docs/limits.md says was not tested. The first paragraph is the subject.
+Called by scripts/make-series.
 
 exit status: 0, 2 wrong usage or a file that is not what it should be"""
 import argparse
@@ -17,6 +17,7 @@ from bench import apf, limits, posts, report
 from bench.progress import align
 from lab import emulators
 
+COVERS = ROOT / "patches/covers"
 WIDTH = 72
 VARIANTS = ("stock", "patched")
 NOTIFIED = ("workload", "variant", "posted", "lost", "notify", "elided", "spurious")
@@ -24,32 +25,40 @@ KICKED = ("workload", "variant", "posted", "lost", "late", "kick IPIs")
 APF = ("target, at once", "variant", "events", "lost", "exits/event", "forced exits")
 
 
-def table(rows, columns):
+def table(rows, columns, variants):
     """The columns and the variants that a mail has room for."""
     kept = [i for i, column in enumerate(rows[0]) if column in columns]
-    rows = [row for n, row in enumerate(rows) if not n or row[1] in VARIANTS]
+    rows = [row for n, row in enumerate(rows) if not n or row[1] in variants]
     return align("", [[row[i] for i in kept] for row in rows], 2)
 
 
-def lab_text(name, entry):
-    columns = NOTIFIED if emulators.of(name).notifies else KICKED
-    parts = [textwrap.fill(f"{name} lab: {entry['emulator']}", WIDTH), "",
-             textwrap.indent(table(posts.rows_of(entry["workloads"]), columns), "  ")]
-    if entry.get("apf"):
-        parts += ["", "Asynchronous page faults:", "",
-                  textwrap.indent(table(apf.rows(entry["apf"]), APF), "  ")]
-    return "\n".join(parts)
+def lab_text(name, entry, rows, columns, variants):
+    return "\n".join([textwrap.fill(f"{name} lab: {entry['emulator']}", WIDTH), "",
+                      textwrap.indent(table(rows, columns, variants), "  ")])
 
 
-def figures(results, base):
+def posts_text(results):
+    """What is said of the posts, and a table of each lab."""
+    said = [textwrap.fill(line, WIDTH) for line in report.summary(results)]
+    return said + [lab_text(name, entry, posts.rows_of(entry["workloads"]),
+                            NOTIFIED if emulators.of(name).notifies else KICKED, VARIANTS)
+                   for name, entry in results["labs"].items()]
+
+
+def pages_text(results):
+    """A table of the asynchronous page faults of each lab."""
+    return [lab_text(name, entry, apf.rows(entry["apf"]), APF, VARIANTS)
+            for name, entry in results["labs"].items() if entry.get("apf")]
+
+
+def figures(results, base, text):
     kernel = results["versions"]["kernel"]
     other = "" if kernel.startswith(f"{base}.") else \
         f" That is another base than the one of these patches (make bench BASE={base})."
-    summary = "\n\n".join(textwrap.fill(line, WIDTH) for line in report.summary(results))
     made = textwrap.fill(
         f"make bench of kvm-mode {results['versions']['kvm_mode']}, Linux {kernel}, seed "
         f"{results['seed']}.{other}", WIDTH)
-    return "\n\n".join([made, summary, *(lab_text(*lab) for lab in results["labs"].items())])
+    return "\n\n".join([made, *text(results)])
 
 
 def untested():
@@ -62,6 +71,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("base")
+    args.add_argument("set", choices=sorted(file.name for file in COVERS.iterdir()))
     args.add_argument("results", type=Path)
     args = args.parse_args()
     try:
@@ -70,9 +80,10 @@ def main():
     except (OSError, ValueError) as err:
         print(f"cover: {args.results}: {err}", file=sys.stderr)
         return 2
-    lines = (ROOT / "patches/cover").read_text().splitlines(keepends=True)
+    lines = (COVERS / args.set).read_text().splitlines(keepends=True)
     text = "".join(line for line in lines if not line.startswith("#")).lstrip("\n")
-    print(text.replace("@BASE@", args.base).replace("@FIGURES@", figures(results, args.base))
+    print(text.replace("@POSTS@", figures(results, args.base, posts_text))
+          .replace("@PAGES@", figures(results, args.base, pages_text))
           .replace("@UNTESTED@", untested()), end="")
     return 0
 

@@ -11,23 +11,47 @@ check_base() {
 	have=$(awk -F ' *= *' '/^VERSION|^PATCHLEVEL/ { v = v "." $2 } END { print substr(v, 2) }' \
 		"$source/Makefile")
 	[ "$have" = "$base" ] || die "$source is Linux $have, not $base"
-	[ -d "$here/patches/$base" ] || die "no patches for Linux $base; supported: $(ls "$here/patches")"
+	[ -d "$here/patches/$base" ] || die "no patches for Linux $base; supported: $(cd "$here/patches" && echo [0-9]*)"
 }
 
-# Everything that the series touches, other architectures included where the source has them.
+# Everything that the series touches, other architectures included where the source has them.  Not
+# by tar, to which a file has changed when series-check makes a link to it meanwhile.
 copy_base() {
-	(cd "$source" && tar cf - arch/*/kvm arch/*/include/asm/kvm*.h \
-		include/linux/kvm*.h virt/kvm Documentation/virt/kvm \
-		tools/testing/selftests/kvm) | tar xf - -C "$new"
+	local to
+	to=$(realpath "$new")
+	(cd "$source" && cp -a --parents -t "$to" arch/*/kvm arch/*/include/asm/kvm*.h \
+		include/linux/kvm*.h virt/kvm Documentation/virt/kvm tools/testing/selftests/kvm)
 }
 
-# land PATCH: the sources that do not depend on the kernel version, those that come with
-# a patch, by its file name, or all if it is empty.
+# patch_file NAME: a patch of the base's own or of all bases; nothing where the base has none.
+patch_file() {
+	local file
+	for file in "$here/patches/$base/$1.patch" "$here/patches/common/$1.patch"; do
+		[ ! -e "$file" ] || { echo "$file"; return; }
+	done
+}
+
+# set_of NAME: the set of mails that a patch belongs to.
+set_of() {
+	awk -v name="$1" '!/^#/ && $2 == name { print $1 }' "$here/patches/series"
+}
+
+# patches [SET...]: the names of the base's patches, in order; of these sets only.
+patches() {
+	local set name
+	while read -r set name; do
+		case $set in '' | '#'*) continue ;; esac
+		case " $* " in "  " | *" $set "*) ;; *) continue ;; esac
+		[ -z "$(patch_file "$name")" ] || echo "$name"
+	done < "$here/patches/series"
+}
+
+# land NAME: the sources that do not depend on the kernel version, those that come with a patch.
 land() {
 	local from to with
 	while read -r from to with; do
 		case $from in '' | '#'*) continue ;; esac
-		case $1 in "" | *"-$with.patch") ;; *) continue ;; esac
+		[ "$1" = "$with" ] || continue
 		case $to in
 		tools/*/x86/*) [ -d "$new/${to%%/x86/*}/x86" ] || to=${to/\/x86\///x86_64/} ;;
 		esac

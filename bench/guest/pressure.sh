@@ -27,11 +27,10 @@ esac
 kit=$1 limit=${2:-192} mib=${3:-200} rounds=${4:-3} vcpus=${5:-2} seconds=${6:-600}
 trace=/sys/kernel/tracing/events/kvm
 group=/sys/fs/cgroup/kvm-mode-pressure
-swap=/tmp/kvm-mode-swap loop='' sampler=''
+swap=/tmp/kvm-mode-swap loop=''
 
 cleanup()
 {
-	[ -z "$sampler" ] || kill "$sampler" 2>/dev/null || true
 	for event in kvm_async_pf_not_present kvm_async_pf_ready; do
 		echo '!hist:keys=common_type' >"$trace/$event/trigger" 2>/dev/null || true
 	done
@@ -39,7 +38,7 @@ cleanup()
 		swapoff "$loop" || true
 		losetup -d "$loop" || true
 	}
-	rm -f "$swap" /tmp/pressure.sent
+	rm -f "$swap"
 	rmdir "$group" 2>/dev/null || true
 }
 make_swap()
@@ -64,12 +63,9 @@ for event in kvm_async_pf_not_present kvm_async_pf_ready; do
 	echo 'hist:keys=common_type' >"$trace/$event/trigger" || die "no tracepoints of KVM's" 4
 done
 
-# Of all VMs, while there are any; no such statistic on stock.
-(while sleep 1; do
-	sent=$(cat /sys/kernel/debug/kvm/apf_ready_sent 2>/dev/null) && [ "$sent" -gt 0 ] &&
-		echo "$sent" >/tmp/pressure.sent
-done) &
-sampler=$!
+# Of all VMs; no such count on stock.
+sent=/sys/kernel/debug/kvm_mode/apf_ready_sent
+[ ! -e $sent ] || before=$(cat $sent)
 (
 	sh -c 'echo $PPID' >"$group/cgroup.procs"
 	exec "$(dirname "$0")/boot.sh" "$kit" 0 0 "$vcpus" "$seconds" "$mib" "$rounds"
@@ -78,6 +74,6 @@ cat /tmp/pressure.out
 for event in kvm_async_pf_not_present kvm_async_pf_ready; do
 	echo "$event $(sed -n 's/ *Hits: //p' "$trace/$event/hist")"
 done
-[ ! -e /tmp/pressure.sent ] || echo "apf_ready_sent $(cat /tmp/pressure.sent), near the end"
+[ ! -e $sent ] || echo "apf_ready_sent $(($(cat $sent) - before))"
 echo "pages swapped in $(sed -n 's/^pswpin //p' /proc/vmstat), out $(sed -n 's/^pswpout //p' /proc/vmstat)"
 grep -q '"wrong":0,' /tmp/pressure.out || die "wrong contents"

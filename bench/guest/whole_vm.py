@@ -5,7 +5,7 @@ latency.py summarizes. In the svm lab; in the vmx lab one boot of L2 takes too l
 run.py."""
 from pathlib import Path
 
-from bench import latency
+from bench import latency, paired
 from bench.variants import Switcher
 
 LABS = ("svm",)
@@ -22,7 +22,7 @@ CLOCK = "CLOCK_MONOTONIC, ns"
 def script(variants, seed, switch, rounds):
     """Shell text; a line "CELL form variant seed" precedes each result's JSON."""
     lines = []
-    for turn in range(seed, seed + rounds):
+    for turn in paired.seeds(seed, rounds):
         for variant in variants:
             lines += switch.lines(variant)
             key = f"{variant} {turn}\\n"

@@ -168,6 +168,7 @@ static void counters_delta(struct apf_outcome *o, const struct vcpu_stats *befor
 int apf_run(void)
 {
 	struct vcpu_stats before, after;
+	struct mode_counts mode;
 	static struct apf_vm a;
 	struct irq_counts irq[2];
 	struct apf_outcome o = { .setup = &setup };
@@ -178,6 +179,7 @@ int apf_run(void)
 	apf_vm_create(&a, &setup);
 	stats_fd = vcpu_get_stats_fd(a.v[0].vcpu);
 	vcpu_stats_read(stats_fd, &before);
+	mode_counts_read(&mode);
 	tracing = kick_trace_start();
 	lab_counters_reset();
 	irq_counts_read(&irq[0]);
@@ -189,6 +191,7 @@ int apf_run(void)
 	o.emulator = lab_counters_read();
 	o.kick_ipi_traced = tracing ? kick_trace_stop() : NO_VALUE;
 	vcpu_stats_read(stats_fd, &after);
+	o.mode = mode_counts_since(&mode);
 	counters_delta(&o, &before, &after, irq);
 	apf_vm_count(&a, &o.n);
 	apf_vm_tell_wrong(&a);

@@ -24,16 +24,25 @@ struct irq_counts {
 enum vcpu_stat {
 	ST_EXITS,
 	ST_HALT_EXITS,
-	ST_NOTIFY_SENT,
-	ST_NOTIFY_ELIDED,
-	ST_KICK_IPI_SENT,
-	ST_APF_READY_SENT,
-	ST_APF_READY_ASKED,
 	NR_VCPU_STATS,
 };
 
 struct vcpu_stats {
 	long long n[NR_VCPU_STATS];
+};
+
+/* The series' own counts of the whole host (kvm/mode/measure.h) */
+enum mode_event {
+	EV_NOTIFY_SENT,
+	EV_NOTIFY_ELIDED,
+	EV_KICK_IPI_SENT,
+	EV_APF_READY_SENT,
+	EV_APF_READY_ASKED,
+	NR_MODE_EVENTS,
+};
+
+struct mode_counts {
+	long long n[NR_MODE_EVENTS];
 };
 
 /* What does not change while the program runs */
@@ -57,6 +66,7 @@ struct post_outcome {
 	u64 latency_p50, latency_p99, latency_max;
 	struct irq_counts irq;
 	struct vcpu_stats all, target;
+	struct mode_counts mode;
 	long long kick_ipi_traced;
 	long long target_nvcsw, target_nivcsw;
 	char *emulator;			/* JSON text or NULL */
@@ -101,6 +111,7 @@ struct lat_result {
 	bool pinned;
 	struct distribution d;
 	struct vcpu_stats stats;	/* all vCPUs, warm-up included */
+	struct mode_counts mode;
 	long long spurious;
 	struct window_result window;	/* exit --window */
 };
@@ -113,6 +124,7 @@ struct apf_outcome {
 	u64 ticks;			/* of the guest's TSC, all rounds */
 	struct distribution access_to_ready, fault_to_ready, given_to_ready;
 	struct vcpu_stats stats;
+	struct mode_counts mode;
 	struct irq_counts irq;
 	long long kick_ipi_traced;
 	char *emulator;			/* JSON text or NULL */
@@ -122,11 +134,15 @@ extern struct host_info host;
 extern const char * const workload_names[POST_NR_WORKLOADS];
 extern const char * const irq_line_names[NR_IRQ_LINES];
 extern const char * const vcpu_stat_names[NR_VCPU_STATS];
+extern const char * const mode_event_names[NR_MODE_EVENTS];
 
 /* counters.c */
 void host_info_read(void);
 void irq_counts_read(struct irq_counts *c);
 void vcpu_stats_read(int stats_fd, struct vcpu_stats *st);
+void mode_counts_read(struct mode_counts *c);
+/* What was counted since @before */
+struct mode_counts mode_counts_since(const struct mode_counts *before);
 long long counter_delta(long long before, long long after);
 long long counter_sum(long long a, long long b);
 bool kick_trace_start(void);

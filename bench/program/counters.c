@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Everything the host counts while a guest runs: /proc/interrupts, KVM binary
- * statistics, kicks by tracepoint, the lab emulator's counters, module
- * parameters.
+ * statistics, the series' counts in debugfs, kicks by tracepoint, the lab emulator's
+ * counters, module parameters.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -25,11 +25,14 @@ const char * const irq_line_names[NR_IRQ_LINES] = {
 const char * const vcpu_stat_names[NR_VCPU_STATS] = {
 	[ST_EXITS]		= "exits",
 	[ST_HALT_EXITS]		= "halt_exits",
-	[ST_NOTIFY_SENT]	= "notify_sent",
-	[ST_NOTIFY_ELIDED]	= "notify_elided",
-	[ST_KICK_IPI_SENT]	= "kick_ipi_sent",
-	[ST_APF_READY_SENT]	= "apf_ready_sent",
-	[ST_APF_READY_ASKED]	= "apf_ready_asked",
+};
+
+const char * const mode_event_names[NR_MODE_EVENTS] = {
+	[EV_NOTIFY_SENT]	= "notify_sent",
+	[EV_NOTIFY_ELIDED]	= "notify_elided",
+	[EV_KICK_IPI_SENT]	= "kick_ipi_sent",
+	[EV_APF_READY_SENT]	= "apf_ready_sent",
+	[EV_APF_READY_ASKED]	= "apf_ready_asked",
 };
 
 long long counter_delta(long long before, long long after)
@@ -159,6 +162,36 @@ void vcpu_stats_read(int stats_fd, struct vcpu_stats *st)
 		}
 	}
 	free(descs);
+}
+
+void mode_counts_read(struct mode_counts *c)
+{
+	char path[128];
+	FILE *f;
+	int i;
+
+	for (i = 0; i < NR_MODE_EVENTS; i++) {
+		snprintf(path, sizeof(path), "/sys/kernel/debug/kvm_mode/%s",
+			 mode_event_names[i]);
+		c->n[i] = NO_VALUE;
+		f = fopen(path, "r");
+		if (!f)
+			continue;
+		if (fscanf(f, "%lld", &c->n[i]) != 1)
+			c->n[i] = NO_VALUE;
+		fclose(f);
+	}
+}
+
+struct mode_counts mode_counts_since(const struct mode_counts *before)
+{
+	struct mode_counts c;
+	int i;
+
+	mode_counts_read(&c);
+	for (i = 0; i < NR_MODE_EVENTS; i++)
+		c.n[i] = counter_delta(before->n[i], c.n[i]);
+	return c;
 }
 
 /*

@@ -515,6 +515,7 @@ static void probe_open(const struct lat_result *r)
 int latency_run(void)
 {
 	struct vcpu_stats before, after;
+	struct mode_counts mode;
 	struct irq_counts irq_before, irq_after;
 	struct lat_result r = { };
 	struct post_vm p;
@@ -530,6 +531,7 @@ int latency_run(void)
 	stats_open(&p);
 	post_vm_start(&p);
 	stats_add(&p, &before);
+	mode_counts_read(&mode);
 	irq_counts_read(&irq_before);
 	post_vm_go(&p);
 	if (lat.op == LAT_IDLE)
@@ -540,6 +542,7 @@ int latency_run(void)
 		guest_wait(l);
 	irq_counts_read(&irq_after);
 	stats_add(&p, &after);
+	r.mode = mode_counts_since(&mode);
 	post_vm_stop(&p);
 
 	for (i = 0; i < NR_VCPU_STATS; i++)

@@ -359,6 +359,7 @@ static bool run_one(enum post_workload workload, struct post_outcome *out)
 {
 	struct vcpu_stats before[POST_MAX_VCPUS];
 	int stats_fd[POST_MAX_VCPUS];
+	struct mode_counts mode;
 	struct irq_counts irq[2];
 	struct post_vm p;
 	bool tracing;
@@ -374,6 +375,7 @@ static bool run_one(enum post_workload workload, struct post_outcome *out)
 	post_vm_start(&p);
 	for (i = 0; i < p.nr_vcpus; i++)
 		vcpu_stats_read(stats_fd[i], &before[i]);
+	mode_counts_read(&mode);
 	tracing = kick_trace_start();
 	lab_counters_reset();
 	irq_counts_read(&irq[0]);
@@ -390,6 +392,7 @@ static bool run_one(enum post_workload workload, struct post_outcome *out)
 	for (i = 0; i < NR_IRQ_LINES; i++)
 		out->irq.n[i] = counter_delta(irq[0].n[i], irq[1].n[i]);
 	stats_results(&p, stats_fd, before, out);
+	out->mode = mode_counts_since(&mode);
 	results(&p, out);
 
 	for (i = 0; i < p.nr_vcpus; i++)

@@ -275,8 +275,6 @@ static bool apf_send_remote(struct kvm_vcpu *vcpu)
 	kthread_unuse_mm(mm);
 	mmput(mm);
 
-	if (r > 0)
-		atomic64_inc(&vcpu->stat.apf_ready_sent);
 	return r >= 0;
 }
 
@@ -305,7 +303,6 @@ void kvm_arch_async_page_present_queued(struct kvm_vcpu *vcpu)
 		return;
 
 	/* A vCPU in the host will find the request before it enters. */
-	atomic64_inc(&vcpu->stat.apf_ready_asked);
 	if (kvm_mode_read(vcpu) == KVM_EXEC_HOST)
 		kvm_vcpu_wake_up(vcpu);
 	else

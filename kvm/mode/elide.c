@@ -3,14 +3,7 @@
  * Kick elision: generic KVM's kvm_vcpu_kick() and kvm_make_all_cpus_request()
  * ask here, for each kick that does not wait, whether its IPI can be left out.
  */
-#include <linux/moduleparam.h>
-
 #include "mode.h"
-
-/* May be switched at any moment: each kick is decided on its own. */
-static bool __read_mostly elide_kicks = true;
-module_param(elide_kicks, bool, 0644);
-MODULE_PARM_DESC(elide_kicks, "Kick without an IPI a vCPU that is not in the guest (default: on)");
 
 /*
  * The caller has moved @vcpu->mode from IN_RUN_LOOP to EXITING_RUN_LOOP with a
@@ -24,17 +17,10 @@ MODULE_PARM_DESC(elide_kicks, "Kick without an IPI a vCPU that is not in the gue
  */
 bool kvm_arch_elide_kick(struct kvm_vcpu *vcpu)
 {
-	if (!READ_ONCE(elide_kicks))
-		return false;
-
 	/*
 	 * The mode before the flag; pairs with the barriers after
 	 * kvm_mode_enter() and in kvm_mode_reenter().
 	 * Litmus: kick-elide, kick-elide-entry.
 	 */
-	if (READ_ONCE(vcpu->arch.execution_mode) != KVM_EXEC_HOST)
-		return false;
-
-	atomic64_inc(&vcpu->stat.kick_ipi_elided);
-	return true;
+	return READ_ONCE(vcpu->arch.execution_mode) == KVM_EXEC_HOST;
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The in-guest flag: what each CPU may do with it, and the one function that
- * decides whether an interrupt's sender has to notify the target vCPU.
+ * The in-guest flag, and what each CPU may do with it.
  *
  * Callers: vcpu_enter_guest() sets the flag, the vendors' entry assembly
  * (vmx-vmenter.S and svm-vmenter.S in this folder) clears it right after
@@ -15,9 +14,7 @@
 #ifndef __KVM_X86_MODE_H
 #define __KVM_X86_MODE_H
 
-#include <linux/jump_label.h>
 #include <linux/kvm_host.h>
-#include <linux/tracepoint-defs.h>
 
 /*
  * Values of vcpu->arch.execution_mode, one byte, zeroed when the vCPU is
@@ -44,17 +41,6 @@ enum kvm_execution_mode {
 	KVM_EXEC_HOST,
 	KVM_EXEC_GUEST,
 };
-
-DECLARE_STATIC_KEY_TRUE(kvm_precise_notify);
-
-static __always_inline bool kvm_mode_is_precise(void)
-{
-	return static_branch_likely(&kvm_precise_notify);
-}
-
-DECLARE_TRACEPOINT(kvm_mode_notify);
-
-void kvm_mode_trace_notify(struct kvm_vcpu *vcpu, enum kvm_execution_mode seen);
 
 /*
  * The vCPU goes for VM-Enter.  The caller must have stored IN_RUN_LOOP before,
@@ -122,40 +108,13 @@ static __always_inline void kvm_mode_assert_in_host(struct kvm_vcpu *vcpu)
 }
 
 /*
- * precise_notify is off: derive the answer from the run-loop mode, that is
- * IN_RUN_LOOP from long before VM-Enter until long after VM-Exit.  Only then
- * can it be that for the vCPU which this very CPU runs, as when it posts to
- * itself from a fastpath exit handler; it is in the host.
- */
-static __always_inline enum kvm_execution_mode
-kvm_mode_of_run_loop(struct kvm_vcpu *vcpu)
-{
-	/*
-	 * The mode before apicv_active; pairs with vcpu_enter_guest().
-	 * Litmus: apicv-active-run-loop, entry-run-loop.
-	 */
-	if (smp_load_acquire(&vcpu->mode) != IN_RUN_LOOP ||
-	    vcpu == kvm_get_running_vcpu())
-		return KVM_EXEC_HOST;
-
-	return KVM_EXEC_GUEST;
-}
-
-/*
  * What a sender may know of @vcpu.  The sender must have published its
  * interrupt, with a full barrier, before it calls this.  Reads of state that
  * the vCPU changes before it enters, e.g. apic->apicv_active, come after.
- *
- * Either way of telling is safe at any moment, since the vCPU always maintains
- * both states: precise_notify may be switched under load.
- * Litmus: toggle, toggle-blocking.
  */
 static __always_inline enum kvm_execution_mode
 kvm_mode_read(struct kvm_vcpu *vcpu)
 {
-	if (!kvm_mode_is_precise())
-		return kvm_mode_of_run_loop(vcpu);
-
 	/*
 	 * The flag before apicv_active; pairs with kvm_mode_enter().
 	 * Litmus: apicv-active.
@@ -164,43 +123,18 @@ kvm_mode_read(struct kvm_vcpu *vcpu)
 }
 
 /*
- * Notify @vcpu of an interrupt unless @seen, what kvm_mode_read() returned, is
- * KVM_EXEC_HOST.  @send sends the IPI or the doorbell and returns whether it
- * did, as opposed to finding that @vcpu's CPU is this one.
- * It is a constant at every call site, so that the call is direct: each
- * instruction between the read of the flag and the write of the ICR widens the
- * window in which the target leaves the guest and the notification is wasted.
- * That is also why the counting comes last.  It runs on the senders' CPUs, any
- * number at a time, hence the atomic counters.  The tracepoint comes first, a
- * NOP when it is off: behind the IPI its argument would cost every sender a
- * saved register.
- *
- * A vCPU that need not be notified is woken if it may be blocked.  It is not if
- * its run-loop mode is anything but OUTSIDE_RUN_LOOP: a vCPU stores that mode,
- * and then executes a full barrier (set_current_state() in kvm_vcpu_block()),
- * before it checks for pending interrupts for the last time.  Together with
- * the sender's barrier, either the sender reads OUTSIDE_RUN_LOOP here or the
- * vCPU finds the interrupt there.
+ * The sender has read KVM_EXEC_HOST.  @vcpu need not be notified, but woken if
+ * it may be blocked.  It is not if its run-loop mode is anything but
+ * OUTSIDE_RUN_LOOP: a vCPU stores that mode, and then executes a full barrier
+ * (set_current_state() in kvm_vcpu_block()), before it checks for pending
+ * interrupts for the last time.  Together with the sender's barrier, either the
+ * sender reads OUTSIDE_RUN_LOOP here or the vCPU finds the interrupt there.
  * Litmus: wake-blocking, wake-blocking-avic, wake-blocking-state.
  */
-static __always_inline void kvm_mode_notify(struct kvm_vcpu *vcpu,
-					    enum kvm_execution_mode seen,
-					    bool (*send)(struct kvm_vcpu *vcpu,
-							 int vector),
-					    int vector)
+static __always_inline void kvm_mode_wake(struct kvm_vcpu *vcpu)
 {
-	if (tracepoint_enabled(kvm_mode_notify))
-		kvm_mode_trace_notify(vcpu, seen);
-
-	if (seen != KVM_EXEC_HOST && send(vcpu, vector)) {
-		atomic64_inc(&vcpu->stat.notify_sent);
-		return;
-	}
-
-	if (seen == KVM_EXEC_HOST && READ_ONCE(vcpu->mode) == OUTSIDE_RUN_LOOP)
+	if (READ_ONCE(vcpu->mode) == OUTSIDE_RUN_LOOP)
 		kvm_vcpu_wake_up(vcpu);
-
-	atomic64_inc(&vcpu->stat.notify_elided);
 }
 
 #endif /* __KVM_X86_MODE_H */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Tracepoints of the in-guest flag, in the event system "kvm" like KVM's own.
- * Fired from mode.c, read with perf or trace-cmd.
+ * Fired from measure.c, read with perf or trace-cmd.
  */
 #if !defined(_TRACE_KVM_MODE_H) || defined(TRACE_HEADER_MULTI_READ)
 #define _TRACE_KVM_MODE_H

@@ -709,14 +709,14 @@ inline kvm_mode_read(result)
 	:: load(me, FLAG, result)
 #endif
 #if PRECISE != 1
-	:: load(me, MODE, result);	/* kvm_mode_of_run_loop() */
+	:: load(me, MODE, result);	/* kvm_mode_in_run_loop() */
 		result = (result == IN_RUN_LOOP -> KVM_EXEC_GUEST : KVM_EXEC_HOST)
 #endif
 	fi
 }
 
-/* kvm_mode_notify() with its @send, which reads vcpu->cpu */
-inline kvm_mode_notify(how, vector)
+/* A sender with what it has seen: an IPI or a doorbell, for which it reads vcpu->cpu; or kvm_mode_wake() */
+inline notify_or_wake(how, vector)
 {
 	if
 	:: how != KVM_EXEC_HOST ->
@@ -748,7 +748,7 @@ inline vmx_deliver_posted_interrupt()
 #ifndef FAULT_FLAG_BEFORE_ON
 			kvm_mode_read(seen);
 #endif
-			kvm_mode_notify(seen, NOTIFY)
+			notify_or_wake(seen, NOTIFY)
 		fi
 	fi
 #ifdef FAULT_FLAG_BEFORE_ON
@@ -766,7 +766,7 @@ inline vmx_deliver_nested_posted_interrupt()
 		store(me, PI_PENDING, 1);
 		atomic { drained(me) -> requests = requests | REQ_EVENT };
 		kvm_mode_read(seen);
-		kvm_mode_notify(seen, NOTIFY_NESTED)
+		notify_or_wake(seen, NOTIFY_NESTED)
 	fi
 }
 
@@ -788,7 +788,7 @@ inline svm_deliver_interrupt()
 		seen = 0;
 		atomic { drained(me) -> requests = requests | REQ_EVENT };
 		kvm_vcpu_kick()
-	:: else -> kvm_mode_notify(seen, BELL)
+	:: else -> notify_or_wake(seen, BELL)
 	fi
 }
 

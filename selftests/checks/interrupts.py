@@ -124,7 +124,7 @@ def test_toggle(project, name):
 
 
 def test_tracepoint(project):
-    """the tracepoint kvm:kvm_mode_notify fires and agrees with the statistics"""
+    """the tracepoint kvm:kvm_mode_notify fires and agrees with the counts"""
     script = """
         trace=/sys/kernel/tracing; event=$trace/events/kvm/kvm_mode_notify
         echo 'hist:keys=seen' > $event/trigger || exit 1
@@ -137,8 +137,10 @@ def test_tracepoint(project):
     hits = {int(seen): int(n) for seen, n in
             re.findall(r"seen:\s*(\d+) \} hitcount:\s*(\d+)", "\n".join(done.lines))}
     need(set(hits) <= {0, 1}, f"seen: {hits}")
-    for metric, traced in (("notify_elided", hits.get(0, 0)), ("notify_sent", hits.get(1, 0))):
-        need(traced == cell[metric] > 0, f"{metric} {cell[metric]}, traced {traced}")
+    need(hits.get(1) == cell["notify_sent"] > 0, f"notify_sent {cell['notify_sent']}, traced {hits}")
+    # Of those not notified, some would not have been without the flag either.
+    need(hits.get(0, 0) >= cell["notify_elided"] > 0,
+         f"notify_elided {cell['notify_elided']}, traced {hits}")
 
 
 def test_perf(project):

@@ -23,14 +23,15 @@ def test_own_files_w1(project):
     tree = project.tree("w1")
     for built in (*tree.glob("arch/x86/kvm/mode/*.o"), *tree.glob("arch/x86/kvm/*/vmenter.o")):
         built.unlink()      # what kbuild does not build again it does not warn of
-    status, out = project.kbuild(tree, "W=1", "mode/mode.o", "vmx/vmenter.o", "svm/vmenter.o")
+    status, out = project.kbuild(tree, "W=1", "mode/measure.o", "mode/elide.o",
+                               "mode/apf.o", "vmx/vmenter.o", "svm/vmenter.o")
     need(status == 0, out[-2000:])
     bad = [line for line in out.splitlines() if "warning" in line and "/kvm/mode/" in line]
     need(not bad, "\n".join(bad[:5]))
     # Can it fail?  An unused static function must be reported.
-    mode = tree / "arch/x86/kvm/mode/mode.c"
+    mode = tree / "arch/x86/kvm/mode/measure.c"
     mode.write_text(mode.read_text() + "static int unused_probe(void)\n{\n\treturn 0;\n}\n")
-    status, out = project.kbuild(tree, "W=1", "mode/mode.o")
+    status, out = project.kbuild(tree, "W=1", "mode/measure.o")
     need("unused_probe" in out, "an unused function was not reported")
 
 
@@ -45,6 +46,9 @@ def test_machine_code(project):
     status, out = disassembly(project, "patched", "kvm.ko", "kvm-intel.ko", "kvm-amd.ko")
     need(status == 0, out)
     need(len(re.findall(r"^ok ", out, re.M)) >= 28, f"checks are missing: {out}")
+    if project.full:        # what is to be merged
+        status, out = disassembly(project, "bare", "kvm.ko", "kvm-intel.ko", "kvm-amd.ko")
+        need(status == 0 and len(re.findall(r"^ok ", out, re.M)) >= 28, f"bare: {out}")
 
 
 def test_machine_code_stock(project):
@@ -56,7 +60,8 @@ def test_machine_code_stock(project):
 # Who uses vcpu->mode, or did before the series: file, and an object that is made of it
 USERS = {"virt/kvm/kvm_main.c": mutants.MAIN, "include/linux/kvm_host.h": mutants.MAIN,
          "arch/x86/kvm/x86.c": mutants.X86, "arch/x86/kvm/mode/mode.h": mutants.X86,
-         "arch/x86/kvm/mode/elide.c": ("mode/elide.o",), "arch/x86/kvm/lapic.c": ("lapic.o",),
+         "arch/x86/kvm/mode/elide.c": ("mode/elide.o",), "arch/x86/kvm/mode/measure.c": ("mode/measure.o",),
+         "arch/x86/kvm/lapic.c": ("lapic.o",),
          "arch/x86/kvm/mmu/mmu.c": ("mmu/mmu.o",), "arch/x86/kvm/vmx/vmx.c": mutants.VMX,
          "arch/x86/kvm/svm/svm.c": mutants.SVM}
 OLD_NAMES = ("OUTSIDE_GUEST_MODE", "IN_GUEST_MODE", "EXITING_GUEST_MODE")

@@ -14,16 +14,16 @@ WAKE = "call kvm_vcpu_wake_up"
 # Some bases have both, the first one inline.
 KICKS = ("kvm_vcpu_kick", "__kvm_vcpu_kick")
 KICK = {f"call {name}" for name in KICKS}
-SEND_IPI, SEND_IPI_MASK = "call *send_IPI", "call __SCT__apic_call_send_IPI_mask"
-DOORBELL = "call avic_ring_doorbell"
+SEND_IPI, DOORBELL = "call *send_IPI", "call avic_ring_doorbell"
+# A sender's look, by the flag or, where there is precise_notify and it is off, by the run-loop mode.
+LOOK, LOOK_BY_MODE = "read flag", "call kvm_mode_in_run_loop"
 
 # In the kernel, not in the modules.  Its full barrier is part of its contract: it is
 # why smp_mb__after_srcu_read_unlock() is empty on every architecture.
 BARRIERS = {"barrier", "call __srcu_read_unlock"}
 
 INLINES = ("vcpu_enter_guest", "kvm_vcpu_exit_request", "kvm_mode_enter", "kvm_mode_reenter",
-           "kvm_mode_exit", "kvm_mode_read", "kvm_mode_of_run_loop", "kvm_mode_notify",
-           "kvm_vcpu_exiting_run_loop", "kvm_request_needs_ipi", "kvm_make_request")
+           "kvm_mode_exit", "kvm_mode_read", "kvm_mode_wake", "kvm_vcpu_exiting_run_loop", "kvm_request_needs_ipi", "kvm_make_request")
 
 
 class Paths:
@@ -257,11 +257,16 @@ def elide_callers(build, program):
 
 def elide_reads_flag(build, program):
     """kvm_arch_elide_kick() says yes only after reading KVM_EXEC_HOST"""
-    layout = build.layout(elided=("kvm_vcpu", "stat", "kick_ipi_elided"))
-    paths = Paths(program, layout, ELIDE.split()[1], VCPU)
-    paths.order({"read flag"}, "locked elided")
-    paths.between([paths.walker.start], set(), {"locked elided"},
-                  {"flag": (~0, build.flag("KVM_EXEC_GUEST"))})
+    paths = Paths(program, build.layout(), ELIDE.split()[1], VCPU)
+    paths.order({"read flag"}, "return")
+
+    def may_say_yes(flag):
+        nodes = paths.behind([paths.walker.start], set(), {"flag": (~0, build.flag(flag))})
+        return any(dict(node[1]).get("rax") != ("const", 0) for node in paths.nodes({"return"}, nodes))
+    if may_say_yes("KVM_EXEC_GUEST"):
+        raise Wrong("it may say yes for KVM_EXEC_GUEST")
+    if not may_say_yes("KVM_EXEC_HOST"):
+        raise Wrong("it never says yes")
 
 
 def block_barrier(build, program):
@@ -273,6 +278,11 @@ def block_barrier(build, program):
 
 # --- senders ---------------------------------------------------------------------
 
+def looks(paths):
+    """LOOK, and LOOK_BY_MODE in a series with what it is measured by"""
+    return {LOOK} | ({LOOK_BY_MODE} if paths.nodes({LOOK_BY_MODE}) else set())
+
+
 def vmx_paths(build, program):
     if build.member("vcpu_vmx", "vcpu")[0]:
         raise Wrong("struct vcpu_vmx does not begin with the vCPU")
@@ -281,8 +291,7 @@ def vmx_paths(build, program):
     layout.field("send_IPI", "driver", *build.member("apic", "send_IPI"))
     return Paths(program, layout, "vmx_deliver_interrupt", {"rdi": ("apic", 0)},
                  ("vmx_deliver_posted_interrupt", "vmx_deliver_nested_posted_interrupt",
-                  "__vmx_deliver_posted_interrupt", "kvm_vcpu_trigger_posted_interrupt",
-                  "vmx_send_posted_interrupt_ipi"))
+                  "__vmx_deliver_posted_interrupt", "kvm_vcpu_trigger_posted_interrupt"))
 
 
 def vmx_pir_first(build, program):
@@ -295,13 +304,13 @@ def vmx_post_first(build, program):
     """a locked RMW of PID.ON, or of the requests, comes ahead of the look"""
     paths = vmx_paths(build, program)
     paths.need({"locked requests"})
-    paths.order({"locked control", "locked requests"}, "read flag", "read mode")
+    paths.order({"locked control", "locked requests"}, *looks(paths))
 
 
 def vmx_look_first(build, program):
     """the look comes ahead of the IPI, of the choice of its CPU and of the wake-up"""
     paths = vmx_paths(build, program)
-    paths.order({"read flag", "read mode"}, SEND_IPI, SEND_IPI_MASK, WAKE, "read cpu")
+    paths.order(looks(paths), SEND_IPI, WAKE, "read cpu", "read mode")
 
 
 def notifies(build, paths, send):
@@ -317,7 +326,7 @@ def notifies(build, paths, send):
 
 def vmx_notifies(build, program):
     """a vCPU seen in the guest gets an IPI, one outside the run loop is woken"""
-    notifies(build, vmx_paths(build, program), {SEND_IPI, SEND_IPI_MASK})
+    notifies(build, vmx_paths(build, program), {SEND_IPI})
 
 
 def vmx_on_first(build, program):
@@ -340,19 +349,19 @@ def svm_paths(build, program, name, arguments):
     if build.member("vcpu_svm", "vcpu")[0]:
         raise Wrong("struct vcpu_svm does not begin with the vCPU")
     return Paths(program, build.with_apic(build.layout()), name, arguments,
-                 ("svm_complete_interrupt_delivery", "svm_ring_doorbell"))
+                 ("svm_complete_interrupt_delivery",))
 
 
 def svm_virr_first(build, program):
     """a locked RMW of the vIRR comes ahead of the look"""
     paths = svm_paths(build, program, "svm_deliver_interrupt", {"rdi": ("apic", 0)})
-    paths.order({"locked virr"}, "read flag", "read mode")
+    paths.order({"locked virr"}, *looks(paths))
 
 
 def svm_look_first(build, program):
     """the look comes ahead of reading apicv_active, of the doorbell and of the wake-up"""
     paths = svm_paths(build, program, "svm_complete_interrupt_delivery", VCPU)
-    paths.order({"read flag", "read mode"}, "read apicv_active", DOORBELL, WAKE)
+    paths.order(looks(paths), "read apicv_active", DOORBELL, WAKE, "read mode")
 
 
 def svm_notifies(build, program):

@@ -440,7 +440,7 @@ class Walker:
     def successors(self, node, assume):
         place, regs, outcome, stack = node
         insn, registers = self.program.insns[place], dict(regs)
-        after = frozenset(self.step(insn, registers).items())
+        after = frozenset(self.step(insn, registers).items()) | self.set_by(insn, outcome)
         flags = self.compare(insn, registers, outcome, assume)
         fall = self.program.following.get(place)
         targets = [(t, stack) for t in self.program.more.get(place, ())]
@@ -467,6 +467,13 @@ class Walker:
         else:
             targets.append((fall, stack))
         return [(t, after, flags, s) for t, s in targets if t in self.program.insns]
+
+    @staticmethod
+    def set_by(insn, outcome):
+        """The byte that SETcc writes, where the comparison tells."""
+        register = FULL.get(insn.operands[0]) if insn.name.startswith("set") and insn.operands else None
+        value = settle(f"j{insn.name[3:]}", outcome) if register else None
+        return frozenset() if value is None else frozenset({(register, ("const", int(value)))})
 
     def returns(self, insn):
         """Does the function end here?  Jumps to functions elsewhere end it too."""

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What the stress tests share; stress.h says what it does. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -309,28 +310,35 @@ void switches_restore(void)
 			param_write(stress_switches[i], switches_saved[i] == 'Y' ? "Y" : "N");
 }
 
-long long vcpu_stat_read(struct kvm_vcpu *vcpu, const char *name)
+long long count_read(const char *name)
 {
-	struct kvm_stats_header header;
-	struct kvm_stats_desc *all, *desc;
-	int fd = vcpu_get_stats_fd(vcpu);
-	long long value = -1;
-	u64 data;
-	unsigned int i;
+	char path[128];
+	long long n;
+	FILE *f;
 
-	read_stats_header(fd, &header);
-	all = read_stats_descriptors(fd, &header);
-	for (i = 0; i < header.num_desc; i++) {
-		desc = get_stats_descriptor(all, i, &header);
-		if (strcmp(desc->name, name))
-			continue;
-		read_stat_data(fd, &header, desc, &data, 1);
-		value = data;
-		break;
-	}
-	free(all);
-	close(fd);
-	return value;
+	snprintf(path, sizeof(path), "/sys/kernel/debug/kvm_mode/%s", name);
+	f = fopen(path, "r");
+	if (!f)
+		return -1;
+	if (fscanf(f, "%lld", &n) != 1)
+		n = -1;
+	fclose(f);
+	return n;
+}
+
+bool other_vms(void)
+{
+	DIR *dir = opendir("/sys/kernel/debug/kvm");
+	struct dirent *vm;
+	bool others = false;
+	int pid, fd;
+
+	if (!dir)
+		return false;
+	while ((vm = readdir(dir)))
+		others |= sscanf(vm->d_name, "%d-%d", &pid, &fd) == 2 && pid != getpid();
+	closedir(dir);
+	return others;
 }
 
 void thread_start(pthread_t *thread, int cpu, void *(*fn)(void *), void *arg)

@@ -89,10 +89,12 @@ bool switches_save(void);
 void switches_restore(void);
 
 /*
- * Statistic @name of a vCPU that does not run (KVM_GET_STATS_FD would wait for
- * KVM_RUN to return), or -1 if this KVM has none of that name.
+ * Count @name of the whole host's, in debugfs, or -1 if this KVM has none of that name
+ * or it cannot be read.  other_vms() tells whether VMs of other processes are there,
+ * which count as well.
  */
-long long vcpu_stat_read(struct kvm_vcpu *vcpu, const char *name);
+long long count_read(const char *name);
+bool other_vms(void);
 
 u64 now_us(void);
 void sleep_us(u64 us);

@@ -63,7 +63,7 @@ struct rig {
 	bool guest_done;
 	struct helper helper[NR_HELPERS], own;
 
-	u64 runs, io, interrupted, not_entered, bailed, stays;
+	u64 runs, io, interrupted, not_entered, bailed, stays, stays_counted;
 	u64 exits;		/* of the vCPU, when it last was out */
 	u64 sent_out, kicked_out;
 	long long sent_at_begin, elided_at_begin;
@@ -257,13 +257,19 @@ static void stay_out(struct rig *r)
 {
 	long long sent, kicked;
 
+	bool counted;
+
 	settle(r);
-	sent = vcpu_stat_read(r->vcpu, "notify_sent");
-	kicked = vcpu_stat_read(r->vcpu, "kick_ipi_sent");
+	sent = count_read("notify_sent");
+	kicked = count_read("kick_ipi_sent");
+	counted = sent >= 0 && kicked >= 0 && !other_vms();
 	post_to_absent(r);
 	settle(r);
-	r->sent_out += vcpu_stat_read(r->vcpu, "notify_sent") - sent;
-	r->kicked_out += vcpu_stat_read(r->vcpu, "kick_ipi_sent") - kicked;
+	if (counted && !other_vms()) {
+		r->sent_out += count_read("notify_sent") - sent;
+		r->kicked_out += count_read("kick_ipi_sent") - kicked;
+		r->stays_counted++;
+	}
 	r->stays++;
 }
 
@@ -433,8 +439,8 @@ static void rig_start(struct rig *r, void *guest, u64 kinds, u64 pause_us)
 	helper_setup(r, &r->own, NR_HELPERS);
 	if (!run_once(r))
 		stress_die("the guest did not come up");
-	r->sent_at_begin = vcpu_stat_read(r->vcpu, "notify_sent");
-	r->elided_at_begin = vcpu_stat_read(r->vcpu, "notify_elided");
+	r->sent_at_begin = count_read("notify_sent");
+	r->elided_at_begin = count_read("notify_elided");
 	helpers_start(r);
 }
 
@@ -528,7 +534,7 @@ static bool nothing_stale(struct rig *r)
 			    r->first_bad.flag);
 	if (r->sent_out || r->kicked_out)
 		stress_note("NOTIFIED while out: %lu notifications, %lu kicks in %lu stays",
-			    r->sent_out, r->kicked_out, r->stays);
+			    r->sent_out, r->kicked_out, r->stays_counted);
 	if (r->lost)
 		stress_note("LOST: %lu of %lu interrupts", r->lost, r->posted);
 	return !r->bad_own && !r->bad_sampled && !r->sent_out &&
@@ -537,11 +543,12 @@ static bool nothing_stale(struct rig *r)
 
 static void describe(struct rig *r)
 {
-	long long sent = vcpu_stat_read(r->vcpu, "notify_sent");
-	long long elided = vcpu_stat_read(r->vcpu, "notify_elided");
+	long long sent = count_read("notify_sent");
+	long long elided = count_read("notify_elided");
 
-	stress_note("%lu KVM_RUNs, %lu interrupted, %lu of them without an entry; %lu stays out",
-		    r->runs, r->interrupted, r->not_entered, r->stays);
+	stress_note("%lu KVM_RUNs, %lu interrupted, %lu of them without an entry",
+		    r->runs, r->interrupted, r->not_entered);
+	stress_note("%lu stays out, %lu with counts of this VM alone", r->stays, r->stays_counted);
 	stress_note("samples: %lu in the host, %lu in the guest; %lu while out",
 		    r->samples_seen[0], r->samples_seen[1], r->samples_out);
 	stress_note("notify_sent %lld, notify_elided %lld",
