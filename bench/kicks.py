@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """How many IPIs of kicks kick elision leaves out, by what makes KVM kick: the series in the avic
-lab, with AVIC off, so that an interrupt is a kick.  Of each kick that would send an IPI and need
-not wait, KVM asks whether to leave it out: a return probe counts the answers.  Kicks that wait for
-their target never ask.  Prints a table, writes BUILD/bench/kicks.json.  Called by `make kicks`.
+lab, with AVIC off, so that an interrupt is a kick, and in the vmx lab, which has fastpath exits.  Of
+each kick that would send an IPI and need not wait, KVM counts whether it was left out
+(kvm/mode/measure.h).  Kicks that wait for their target are not among them.  Prints a table, writes
+BUILD/bench/kicks.json.  Called by `make kicks`.
 
 exit status: 0 done, 1 a workload failed, 125 the lab failed, 130 interrupted"""
 import argparse
 import json
-import re
 import shlex
 import signal
 import subprocess
@@ -18,11 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench.progress import align, say
-from lab import lab
+from lab import lab, side_by_side
 
 POST = "kvm-mode-bench post --no-trace-kicks --stall 20000 --posts 3000 --workload"
 SELFTESTS = ("memslot_modification_stress_test",)
-CASES = {
+KICK = "kvm-mode-bench kick --json --warmup 20 --samples 300 --how"
+AVIC = {
     "interrupts, the target computes": f"{POST} compute",
     "interrupts, it exits": f"{POST} exits",
     "interrupts, it halts": f"{POST} hlt",
@@ -30,34 +31,38 @@ CASES = {
     "kicks with a request": "/stress/lost_kick_test -d 1000 -n 1500 -c 'with request, several'",
     "NMIs": "/stress/lost_kick_test -d 1000 -n 1500 -c NMI",
     "vCPUs come and go": "/stress/lifecycle_test -d 1000 -n 2",
-    "memslots change": "/selftests/memslot_modification_stress_test -v 2 -b 16M -i 100",
+    "memslots change, 2 vCPUs": "/selftests/memslot_modification_stress_test -v 2 -b 16M -i 100",
+    "the same, 16 vCPUs": "/selftests/memslot_modification_stress_test -v 16 -b 16M -i 30",
 }
+VMX = {
+    "kicks without a request, the target computes": f"{KICK} plain",
+    "it exits": f"{KICK} plain --target exits",
+    "fastpath exits": f"{KICK} plain --target fastpath",
+    "kicks with a request, the target computes": f"{KICK} request",
+    "with a request, it exits": f"{KICK} request --target exits",
+    "with a request, fastpath exits": f"{KICK} request --target fastpath",
+    "dirty logging": "/stress/lost_kick_test -d 1000 -n 300 -c 'dirty log'",
+}
+# lab: its cases, parameters for load-kvm, L1
+LABS = {"avic": (AVIC, "avic=0", {"cpus": 16, "mem": 4096}), "vmx": (VMX, "", {})}
 HEAD = ("what", "IPIs due", "left out", "share")
 
 SCRIPT = r"""
-load-kvm patched avic=0 || exit 9
-t=/sys/kernel/tracing
-echo 'r:elide kvm_arch_elide_kick answer=$retval:u8' > $t/kprobe_events || exit 9
-count()
-{
-	echo "${2}hist:keys=answer" > $t/events/kprobes/elide/trigger || exit 9
-	echo "$1" > $t/events/kprobes/elide/enable
-}
+load-kvm patched PARAMETERS || exit 9
+cd /sys/kernel/debug/kvm_mode || exit 9
 run()
 {
-	count 1
+	sent=$(cat kick_ipi_sent) elided=$(cat kick_ipi_elided)
 	"$@" > /tmp/out 2>&1
 	echo "STATUS $? $(tail -n 1 /tmp/out)"
-	grep hitcount $t/events/kprobes/elide/hist
-	echo "MISSED $(sed 's/.* //' $t/kprobe_profile)"
-	count 0 '!'
+	echo "KICKS $(($(cat kick_ipi_sent) - sent)) $(($(cat kick_ipi_elided) - elided))"
 }
 """
 
 
-def script():
-    return SCRIPT + "\n".join(f"echo {shlex.quote('CASE ' + case)}; run {command}"
-                              for case, command in CASES.items())
+def script(cases, parameters):
+    return SCRIPT.replace("PARAMETERS", parameters) + "\n".join(
+        f"echo {shlex.quote('CASE ' + case)}; run {command}" for case, command in cases.items())
 
 
 class Counts:
@@ -70,25 +75,30 @@ class Counts:
         word, _, rest = text.partition(" ")
         if word == "CASE":
             self.case = rest
-            self.found[rest] = {"due": 0, "left_out": 0}
             say(f"kicks: {rest}")
         elif word == "STATUS" and not rest.startswith("0 "):
             self.failed.append(f"{self.case}: status {rest}")
-        elif word == "MISSED" and rest != "0":
-            self.failed.append(f"{self.case}: {rest} answers were missed")
-        self.hit(text)
-
-    def hit(self, text):
-        found = re.search(r"^\{ answer: +(\d+) \} hitcount: +(\d+)", text)
-        if found:
-            self.found[self.case]["due"] += int(found[2])
-            self.found[self.case]["left_out"] += int(found[2]) if int(found[1]) else 0
+        elif word == "KICKS":
+            sent, left_out = map(int, rest.split())
+            self.found[self.case] = {"due": sent + left_out, "left_out": left_out}
 
 
 def rows(found):
     return [HEAD] + [(case, f"{n['due']:,}", f"{n['left_out']:,}",
                       f"{n['left_out'] / n['due']:.2f}" if n["due"] else "-")
                      for case, n in found.items()]
+
+
+def run_lab(name, args, overlay, out):
+    """(counts, what failed)"""
+    cases, parameters, machine = LABS[name]
+    counts = Counts()
+    done = lab.run(name, "patched", script(cases, parameters), counts.line, build=args.build,
+                   overlay=[overlay], hang=400, log=str(out / f"{name}-kicks.log"), **machine)
+    if done.status:
+        raise lab.LabError(f"status {done.status} in L1; see {out}/{name}-kicks.log")
+    missing = [f"{case}: not run" for case in cases if case not in counts.found]
+    return counts.found, counts.failed + missing + [str(text) for text in done.warnings]
 
 
 def run(args):
@@ -100,22 +110,21 @@ def run(args):
            for arg in ("--add", f"{args.build}/bin/selftests/{name}:/selftests/{name}")]
     if subprocess.run([ROOT / "lab/mkoverlay.py", "--out", overlay, *add], check=False).returncode:
         raise lab.LabError("the selftests' overlay could not be made")
-    say(f"{len(CASES)} kinds of kicks in the avic lab: about 3 minutes")
-    counts = Counts()
-    done = lab.run("avic", "patched", script(), counts.line, build=args.build, overlay=[overlay], mem=4096,
-                   hang=400, log=str(out / "kicks.log"))
-    if done.status:
-        raise lab.LabError(f"status {done.status} in L1; see {out}/kicks.log")
-    print(align("avic lab, AVIC off: IPIs of kicks that do not wait", rows(counts.found), 1), flush=True)
-    (out / "kicks.json").write_text(json.dumps(counts.found, indent=1) + "\n")
-    missing = [f"{case}: not run" for case in CASES if case not in counts.found]
-    return counts.failed + missing + [str(text) for text in done.warnings]
+    names = args.labs.split()
+    say(f"{sum(len(LABS[name][0]) for name in names)} kinds of kicks in the labs {args.labs}: about 5 minutes")
+    done = side_by_side.run(run_lab, [(name, args, overlay, out) for name in names], len(names))
+    for name, (found, _) in zip(names, done):
+        print(align(f"{name} lab{', AVIC off' if name == 'avic' else ''}: IPIs of kicks that do not wait",
+                    rows(found), 1), "", sep="\n", flush=True)
+    (out / "kicks.json").write_text(json.dumps(dict(zip(names, [found for found, _ in done])), indent=1) + "\n")
+    return [f"{name}: {text}" for name, (_, failed) in zip(names, done) for text in failed]
 
 
 def main():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--build", default="build")
+    args.add_argument("--labs", default=" ".join(LABS))
     failed = run(args.parse_args())
     for text in failed:
         print(f"FAILED: {text}", file=sys.stderr)

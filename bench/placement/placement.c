@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What it costs a vCPU and a sender where the in-guest flag is: a replica of their accesses,
- * native, on two CPUs of this machine. No KVM is in it. Called by run.py, which knows what
- * the structures really look like; one line of JSON.
+ * What it costs a vCPU and a sender where the in-guest flag is, and two senders where they
+ * count: a replica of their accesses, native, on two CPUs of this machine. No KVM is in it.
+ * Called by run.py, which knows what the structures really look like; one line of JSON.
  *
  * The vCPU: announces the entry (store and full barrier), looks at PID.ON and the mode, reads
  * guest registers, computes; writes IN_HOST, the guest registers and their
  * bookkeeping, computes. The sender: sets a bit of the PIR, sets PID.ON, and if that was clear
  * reads the flag, and the mode if the flag says host. The full barrier is the same everywhere.
+ *
+ * Of two senders each posts to the one vCPU, which has taken what was posted before.
  */
 #define _GNU_SOURCE
+#include <assert.h>
 #include <errno.h>
 #include <getopt.h>
 #include <pthread.h>
@@ -35,6 +38,15 @@ static const char * const layout_names[] = {
 	"own line", "with registers", "with mode", "with PID", "no flag",
 };
 
+/* Where two senders count that they have sent; the first again */
+enum counting { NO_COUNT, BY_CPU, OF_TARGET, NR_COUNTINGS };
+
+static const char * const counting_names[] = {
+	"no count", "CPU's own", "target's",
+};
+
+#define MAX_LAYOUTS	NR_LAYOUTS
+
 /* Two lines each: the adjacent one is prefetched. */
 #define LINE	alignas(128)
 
@@ -55,11 +67,18 @@ static struct {
 	LINE struct {
 		unsigned char flag;
 	} own;
+	struct {
+		LINE unsigned long sent;
+	} by_cpu[2], target;
 } at;
+
+static_assert(sizeof(at.by_cpu[0]) == alignof(at.regs), "each on lines of its own");
+
+static bool two_senders;
 
 /* What a slice is, from one CPU to the other */
 static LINE struct {
-	enum layout layout;
+	unsigned int layout;		/* or counting */
 	unsigned long until;
 	unsigned int gap;		/* iterations between two posts */
 	bool stop;
@@ -75,7 +94,7 @@ static LINE struct count sender;
 static pthread_barrier_t begin, end;
 static int cpus[2] = { 0, 1 };
 
-static unsigned char *flag_of(enum layout layout)
+static unsigned char *flag_of(unsigned int layout)
 {
 	switch (layout) {
 	case WITH_REGS:
@@ -155,6 +174,18 @@ static unsigned int post(const unsigned char *flag, bool has_flag, unsigned long
 	return seen;
 }
 
+/* By sender @me, at whose target nothing is pending, and which is in the guest */
+static void post_and_count(unsigned int me, enum counting counting, unsigned long n)
+{
+	test_and_set(&at.pid.pir[n & 3], n >> 2 & 63);
+	test_and_set(&at.pid.control, 0);
+	asm volatile("" : : "r" (load(&at.regs.flag)));
+	if (counting == BY_CPU)
+		asm volatile("incq %0" : "+m" (at.by_cpu[me].sent) : : "cc");
+	else if (counting == OF_TARGET)
+		asm volatile("lock incq %0" : "+m" (at.target.sent) : : "cc");
+}
+
 static long switches(void)
 {
 	struct rusage usage;
@@ -186,8 +217,14 @@ static void *vcpu_fn(void *unused)
 		if (now.stop)
 			return unused;
 		before = switches();
-		while (__rdtsc() < now.until)
-			round_trip(flag_of(now.layout), now.layout != NO_FLAG, n++);
+		while (__rdtsc() < now.until) {
+			if (two_senders) {
+				post_and_count(0, now.layout, n++);
+				compute(now.gap);
+			} else {
+				round_trip(flag_of(now.layout), now.layout != NO_FLAG, n++);
+			}
+		}
 		vcpu = (struct count){ n, switches() != before };
 		pthread_barrier_wait(&end);
 	}
@@ -201,14 +238,17 @@ static void send_until(void)
 
 	before = switches();
 	while (__rdtsc() < now.until) {
-		asm volatile("" : : "r" (post(flag, now.layout != NO_FLAG, n++)));
+		if (two_senders)
+			post_and_count(1, now.layout, n++);
+		else
+			asm volatile("" : : "r" (post(flag, now.layout != NO_FLAG, n++)));
 		compute(now.gap);
 	}
 	sender = (struct count){ n, switches() != before };
 }
 
 /* Ticks of one operation on each side; false: one of them did not run all the time */
-static bool slice(enum layout layout, unsigned int gap, unsigned long ticks, double took[2])
+static bool slice(unsigned int layout, unsigned int gap, unsigned long ticks, double took[2])
 {
 	now.layout = layout;
 	now.gap = gap;
@@ -239,14 +279,16 @@ static double median(double *values, unsigned int n)
 /* One round: @slices of each layout, in turn; prints the medians */
 static unsigned long one_round(unsigned int gap, unsigned int slices, unsigned long ticks)
 {
-	static double took[2][NR_LAYOUTS][MAX_SLICES];
+	static double took[2][MAX_LAYOUTS][MAX_SLICES];
+	const char * const *names = two_senders ? counting_names : layout_names;
+	unsigned int nr = two_senders ? NR_COUNTINGS : NR_LAYOUTS;
 	unsigned long dropped = 0;
 	unsigned int i, layout, tries = 0;
 	double one[2];
 
 	for (i = 0; i < slices; i++) {
-		for (layout = 0; layout < NR_LAYOUTS; ) {
-			unsigned int which = (layout + i) % NR_LAYOUTS;
+		for (layout = 0; layout < nr; ) {
+			unsigned int which = (layout + i) % nr;
 
 			if (!slice(which, gap, ticks, one)) {
 				dropped++;
@@ -261,16 +303,18 @@ static unsigned long one_round(unsigned int gap, unsigned int slices, unsigned l
 			layout++;
 		}
 	}
-	for (layout = 0; layout < NR_LAYOUTS; layout++)
-		printf("%s\"%s\": {\"vcpu\": %.1f, \"sender\": %.1f}", layout ? ", " : "{",
-		       layout_names[layout], median(took[0][layout], slices),
+	for (layout = 0; layout < nr; layout++)
+		printf("%s\"%s\": {\"%s\": %.1f, \"sender\": %.1f}", layout ? ", " : "{",
+		       names[layout], two_senders ? "other" : "vcpu",
+		       median(took[0][layout], slices),
 		       median(took[1][layout], slices));
 	putchar('}');
 	return dropped;
 }
 
 static const char help[] =
-"usage: placement [--cpus A,B] [--rounds N] [--slices N] [--gap ITERATIONS]\n\n"
+"usage: placement [--senders] [--cpus A,B] [--rounds N] [--slices N] [--gap ITERATIONS]\n\n"
+"  --senders      two senders and where they count; else a vCPU and a sender\n"
 "  --cpus A,B     of the vCPU and of the sender (default 0,1)\n"
 "  --rounds N     (default 6)\n"
 "  --slices N     of a millisecond, of each layout in each round, 1 to 64 (default 15)\n"
@@ -295,6 +339,7 @@ int main(int argc, char **argv)
 		{ "rounds", required_argument, NULL, 'r' },
 		{ "slices", required_argument, NULL, 's' },
 		{ "gap", required_argument, NULL, 'g' },
+		{ "senders", no_argument, NULL, 't' },
 		{ "help", no_argument, NULL, 'h' },
 		{ }
 	};
@@ -312,6 +357,8 @@ int main(int argc, char **argv)
 			slices = number(optarg, MAX_SLICES);
 		else if (opt == 'g')
 			gap = number(optarg, 1000000);
+		else if (opt == 't')
+			two_senders = true;
 		else
 			return fputs(help, opt == 'h' ? stdout : stderr), opt == 'h' ? 0 : 2;
 	}

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Where the in-guest flag is, and what other places would cost. Prints the members of
-struct kvm_vcpu that share its cache line, from the patched module's debug information, then
-builds placement.c and runs it, and compares the places. Writes placement.json. Called by
-`make placement`.
+"""Where the in-guest flag is, and what other places would cost; and where senders count. Prints the
+members of struct kvm_vcpu that share the flag's cache line, from the patched module's debug
+information, then builds placement.c and runs it, and compares the places. Writes placement.json.
+Called by `make placement`.
 
 exit status: 0, 1 a failure, 4 this machine has not two CPUs"""
 import argparse
@@ -20,7 +20,9 @@ from bench.progress import align
 
 FLAG, LINE = "execution_mode", 64
 GAPS = (1, 4000)            # iterations between two posts: without pause; some 2 us
-BASE = "own line"
+# The experiment: option, title and columns, what the others are compared with, the two sides.
+FLAG_PLACES = ((), ("flag", "vCPU: entry and exit", "sender: post"), "own line", ("vcpu", "sender"))
+COUNT_PLACES = (("--senders",), ("count", "one sender: post", "the other"), "no count", ("other", "sender"))
 MEMBER = re.compile(r"^\s*(.*\S)\s+(\S+);\s*/\*\s*(\d+)(?::\s*\d+)?\s+(\d+)\s*\*/")
 
 
@@ -41,8 +43,8 @@ def neighbours(found):
                   and not m[0].startswith("__")]
 
 
-def measure(program, gap, args):
-    done = subprocess.run([program, "--gap", str(gap), "--rounds", str(args.rounds), "--cpus",
+def measure(program, options, gap, args):
+    done = subprocess.run([program, *options, "--gap", str(gap), "--rounds", str(args.rounds), "--cpus",
                            args.cpus], capture_output=True, text=True)
     if done.returncode:
         print(done.stderr, end="", file=sys.stderr)
@@ -50,17 +52,17 @@ def measure(program, gap, args):
     return json.loads(done.stdout)
 
 
-def rows(result):
-    """Middle round's ticks of an operation, and its ratio to BASE as bench/latency.py has it."""
-    found = [("flag", "vCPU: entry and exit", "against own line", "sender: post",
-              "against own line")]
+def rows(result, experiment):
+    """Middle round's ticks of an operation, and its ratio to the base as bench/latency.py has it."""
+    _, (what, one, two), base, sides = experiment
+    found = [(what, one, f"against {base}", two, f"against {base}")]
     for name in result["rounds"][0]:
         row = [name]
-        for side in ("vcpu", "sender"):
+        for side in sides:
             ticks = [r[name][side] for r in result["rounds"]]
-            ratios = [r[name][side] / r[BASE][side] for r in result["rounds"]]
+            ratios = [r[name][side] / r[base][side] for r in result["rounds"]]
             low, high = min(ratios), max(ratios)
-            seen = "" if low > 1 or high < 1 or name == BASE else ": no difference seen"
+            seen = "" if low > 1 or high < 1 or name == base else ": no difference seen"
             row += [f"{statistics.median(ticks):.1f}",
                     f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f}){seen}"]
         found.append(tuple(row))
@@ -87,11 +89,13 @@ def main():
     subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", program,
                     HERE / "placement.c"], check=True)
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    results = {"cpu": cpu[1] if cpu else None, "near": near, "gaps": [measure(program, gap, args) for gap in GAPS]}
-    for result in results["gaps"]:
-        print(align(f"{results['cpu']}: ticks of its TSC, {result['gap']} iterations between posts; "
-                    f"{result['dropped']} slices were disturbed and left out", rows(result), 1), "",
-              sep="\n")
+    results = {"cpu": cpu[1] if cpu else None, "near": near}
+    for key, experiment in (("flag", FLAG_PLACES), ("count", COUNT_PLACES)):
+        results[key] = [measure(program, experiment[0], gap, args) for gap in GAPS]
+        for result in results[key]:
+            print(align(f"{results['cpu']}: ticks of its TSC, {result['gap']} iterations between posts; "
+                        f"{result['dropped']} slices were disturbed and left out",
+                        rows(result, experiment), 1), "", sep="\n")
     (out / "placement.json").write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
