@@ -5,7 +5,7 @@ import subprocess
 
 from bench import flight
 
-COLOURS = {"stock": "#777777", "s4": "#d98e04", "patched": "#1f6fb2",
+COLOURS = {"stock": "#777777", "ipi": "#aaaaaa", "s4": "#d98e04", "patched": "#1f6fb2",
            "patched_kicks": "#7fb3dd", "patched_off": "#b04a5a"}
 STATES = {"guest": "#1f6fb2", "host": "#e4e4e4"}
 FONT = "DejaVu Sans,12"

@@ -5,7 +5,7 @@ each metric that both have, B against A. Called by `make compare A=... B=...`.
 
 Latencies are compared run by run (the same seeds), as the benchmark does within one file.
 Counts of posts are compared per post. A figure that is missing or void on one side is left
-out, and counted at the end.
+out. What A and B were not alike in, machine, emulator, kernel or seed, is said first.
 
 exit status: 0 compared, 1 B has lost, late or doubled interrupts, 2 a file cannot be used"""
 import argparse
@@ -70,6 +70,21 @@ def latency_rows(a, b):
                    latency.verdict(new, old))
 
 
+# Of what a lab, or a host, says of itself: what has to be alike for a comparison of the KVMs alone.
+ALIKE = ("kernel", "cpu", "cpus", "hypervisor", "governor", "smt", "clocksource", "mitigations", "isolated")
+
+
+def unlike(a, b):
+    """[text]: what a difference may come from, besides KVM"""
+    found = [] if a["seed"] == b["seed"] else [f"seed {a['seed']} and {b['seed']}"]
+    for (lab,), x, y in pairs(a, b, "labs", None):
+        known = [("emulator", x["emulator"], y["emulator"])] + [
+            (key, x["environment"].get(key, ""), y["environment"].get(key, "")) for key in ALIKE]
+        found += [f"{lab}: {key} {old or 'unknown'} and {new or 'unknown'}"
+                  for key, old, new in known if old != new]
+    return found
+
+
 def faults(results):
     return [text for lab, entry in results["labs"].items()
             for text in posts.guarantees(lab, entry["workloads"]) +
@@ -100,6 +115,8 @@ def compare(args):
     for which, path, results in (("A", args.a, a), ("B", args.b, b)):
         print(f"{which}: {path}: kvm-mode {results['versions']['kvm_mode']}, Linux "
               f"{results['versions']['kernel']}, seed {results['seed']}")
+    for text in unlike(a, b):
+        print(f"not alike: {text}")
     head = ("lab", "run", "variant", "metric", "A", "B", "B against A")
     print(align("", [head, *rows], 4))
     bad = faults(b)

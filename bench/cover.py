@@ -19,7 +19,7 @@ from lab import emulators
 
 COVERS = ROOT / "patches/covers"
 WIDTH = 72
-VARIANTS = ("stock", "patched")
+VARIANTS = ("stock", "patched")         # of page-ready events
 NOTIFIED = ("workload", "variant", "posted", "lost", "notify", "elided", "spurious")
 KICKED = ("workload", "variant", "posted", "lost", "late", "kick IPIs")
 APF = ("target, at once", "variant", "events", "lost", "exits/event", "forced exits")
@@ -37,11 +37,18 @@ def lab_text(name, entry, rows, columns, variants):
                       textwrap.indent(table(rows, columns, variants), "  ")])
 
 
+def merged(entry):
+    """The variant of the results that a lab has of the first set."""
+    first = next(iter(entry["workloads"].values()))
+    return "bare" if "bare" in first else "patched"
+
+
 def posts_text(results):
-    """What is said of the posts, and a table of each lab."""
-    said = [textwrap.fill(line, WIDTH) for line in report.summary(results)]
+    """What is said of the posts of the first set, and a table of each lab."""
+    said = [textwrap.fill(line, WIDTH) for line in report.summary(results, merged, ("ipi", "stock"))]
     return said + [lab_text(name, entry, posts.rows_of(entry["workloads"]),
-                            NOTIFIED if emulators.of(name).notifies else KICKED, VARIANTS)
+                            NOTIFIED if emulators.of(name).notifies else KICKED,
+                            ("stock", "ipi", merged(entry)))
                    for name, entry in results["labs"].items()]
 
 

@@ -14,6 +14,7 @@ env_ isolated "$(cat /sys/devices/system/cpu/isolated 2>/dev/null)"
 env_ smt "$(cat /sys/devices/system/cpu/smt/active 2>/dev/null)"
 env_ governor "$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"
 env_ clocksource "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource 2>/dev/null)"
+env_ vms "$(ls -d /sys/kernel/debug/kvm/*-* 2>/dev/null | wc -l)"
 env_ mitigations "$(cd /sys/devices/system/cpu/vulnerabilities 2>/dev/null &&
 	grep . -- * | grep -v 'Not affected' | tr '\n' ';')"
 for module in kvm kvm_intel kvm_amd; do
@@ -45,6 +46,8 @@ def doubts(found, emulated):
         texts.append(f"CPU frequency governor {found['governor']}: set performance")
     if found.get("smt") == "1":
         texts.append("SMT is on: a sibling shares the vCPU's core")
+    if found.get("vms", "0") != "0":
+        texts.append(f"{found['vms']} other VMs: counts of notifications and kicks are the whole host's")
     if found.get("clocksource", "tsc") != "tsc":
         texts.append(f"clocksource {found['clocksource']}, not tsc")
     return texts

@@ -34,7 +34,7 @@ def run_lab(name, build, seed=1, log=None, count=None, times=TIMES):
     """[{flight, entry, cells: {variant: cell}}]: one boot of L1 for each pair of times."""
     found = []
     for flight, entry in times:
-        cells, _ = posts.run_lab(name, build, (WORKLOAD,), posts.VARIANTS, count or LABS[name]["posts"],
+        cells, _ = posts.run_lab(name, build, (WORKLOAD,), posts.variants_of(name), count or LABS[name]["posts"],
                                  seed, log=f"{log}-{flight}-{entry}.log", flight=flight, entry=entry)
         found.append({"flight": flight, "entry": entry, "cells": cells[WORKLOAD]})
     return found

@@ -85,7 +85,7 @@ def posts(args, workloads):
     check()
     known, start = variants(), time.time()
     collector = Cells("host", len(workloads) * len(known))
-    text = posting.script(workloads, known, args.posts or POSTS, args.seed, EXTRA,
+    text = posting.script(workloads, dict.fromkeys(known, args.posts or POSTS), args.seed, EXTRA,
                           Switcher(loads=False))
     run_script(text, args.build, collector)
     cells = posting.arrange("host", collector, workloads, known)

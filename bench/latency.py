@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0
 """The latency benchmarks of kvm-mode-bench, all variants in one boot of L1: what is run,
-and what the runs say. Called by run.py.
-
-Variants alternate: each round runs all of them, with a seed of its own, so that a run is
-compared with one that ran minutes, not a whole series, before or behind it. The ratio of two
-medians is taken in each round; the middle one is given with the least and the greatest of
-them, between which the true one lies with a confidence of 1 - 2^(1 - rounds)."""
+and what the runs say: the ratio of two medians, as paired.py has it. Called by run.py."""
 import math
 import statistics
 
-from bench import ktap
+from bench import ktap, paired
 from bench.kept import Kept
 from bench.progress import Cells, say
 from bench.variants import Switcher, VARIANTS
 from lab import emulators, lab
 
-ROUNDS = 6
+ROUNDS = paired.ROUNDS
 
 BASELINE = "stock"
 SENDS = ("stock", "s4", "patched", "patched_off")
+IPIS = ("stock", "ipi", "s4", "patched", "patched_off")     # posted by a vCPU
 OURS = ("stock", "patched")
 KICKS = ("stock", "s4", "patched", "patched_kicks")
 
@@ -31,9 +27,9 @@ FORMS = {
     "window": ("exit --window", SENDS, 1),
     "window-fastpath": ("exit --window --op fastpath", SENDS, 1),
     "ipi-self": ("ipi --form self", OURS, 0),
-    "ipi": ("ipi", SENDS, 0),
-    "ipi-exits": ("ipi --target exits", SENDS, 0),
-    "ipi-fastpath": ("ipi --target fastpath", SENDS, 0),
+    "ipi": ("ipi", IPIS, 0),
+    "ipi-exits": ("ipi --target exits", IPIS, 0),
+    "ipi-fastpath": ("ipi --target fastpath", IPIS, 0),
     "ipi-hlt": ("ipi --target hlt", SENDS, 0),
     "ipi-xapic": ("ipi --xapic", OURS, 0),
     "ipi-multicast": ("ipi --form multicast", OURS, 0),
@@ -75,12 +71,12 @@ def script(name, forms, variants, seed, switch, rounds=ROUNDS, samples=None):
     """Shell text; a line "CELL form variant seed" precedes each run's JSON. A run that is
     skipped, as the probe's where it is not loaded, leaves no JSON."""
     setup, lines = LABS[name], ["failed=0"]
-    for turn in range(seed, seed + rounds):
+    for number, turn in enumerate(paired.seeds(seed, rounds)):
         for variant in variants:
             lines += switch.lines(variant)
             for form in forms:
                 arguments, known, turns = FORMS[form]
-                if variant not in known or (turns and turn - seed >= turns):
+                if variant not in known or (turns and number >= turns):
                     continue
                 lines.append(f"echo CELL {form} {variant} {turn}")
                 many = (samples or setup["samples"]) * (MORE if "--target" in arguments and
@@ -174,19 +170,15 @@ def is_void(entry):
 
 
 def ratio(entry, base):
-    """(middle, least, greatest) of the rounds' ratios of medians, or None."""
+    """paired.Compared of the rounds' medians, or None."""
     if is_void(entry) or is_void(base):
         return None
-    found = [a["p50"] / b["p50"] for a, b in zip(entry["runs"], base["runs"]) if b["p50"]]
-    return (statistics.median(found), min(found), max(found)) if found else None
+    return paired.compared([run["p50"] for run in entry["runs"]], [run["p50"] for run in base["runs"]])
 
 
 def verdict(entry, base):
     found = ratio(entry, base)
-    if found is None:
-        return "void: the CPUs' TSCs differ"
-    text = f"{found[0]:.3f} ({found[1]:.3f} to {found[2]:.3f})"
-    return text + (": no difference seen" if found[1] <= 1 <= found[2] else "")
+    return "void: the CPUs' TSCs differ" if found is None else str(found)
 
 
 def verdicts(forms):
@@ -196,13 +188,20 @@ def verdicts(forms):
             for form, by_variant in forms.items() if BASELINE in by_variant}
 
 
+def family(forms):
+    """[text] on all comparisons of rows()"""
+    return paired.family([ratio(entry, by_variant[BASELINE]) for by_variant in forms.values()
+                          if BASELINE in by_variant for variant, entry in by_variant.items()
+                          if variant != BASELINE and "window" not in entry])
+
+
 def method(forms):
     """What a row's figures are."""
     rounds = max(len(e["runs"]) for by in forms.values() for e in by.values())
     if rounds < 2:
         return "of one run"
     return (f"the middle one of {rounds} runs; ratio of medians with its "
-            f"{1 - 2.0 ** (1 - rounds):.0%} interval")
+            f"{paired.level(rounds):.0%} interval")
 
 
 def broken(name, forms):

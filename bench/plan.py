@@ -13,26 +13,28 @@ class Plan(NamedTuple):
     labs: tuple             # unless others are named
     posts: dict             # lab: posts per workload and variant
     variants: tuple         # that are posted to
+    share: int              # one in so many posts for variants but the series and what it is held against
     latencies: tuple        # forms of latency.py
     latency_variants: tuple
     rounds: int             # runs of each latency, at most; 0: only the posts
     apf_variants: tuple
     apf_rounds: int
     others: bool            # run.py's OTHERS: other tools and clocks
-    scaling: bool           # up to 16 vCPUs
+    scaling: bool           # up to 16 vCPUs; over seeds
     flight: bool            # IPIs and VM entries that take time
     minutes: int            # on two CPUs
 
 
 FULL = Plan(labs=("svm", "avic", "vmx"), posts={name: lab["posts"] for name, lab in posts.LABS.items()},
-            variants=("stock", *posts.PEERS, "patched", "patched_off"),
+            variants=("stock", "ipi", *posts.PEERS, "bare", "patched", "patched_off"), share=3,
             latencies=tuple(latency.FORMS), latency_variants=latency.SHOWN, rounds=latency.ROUNDS,
             apf_variants=apf.VARIANTS, apf_rounds=apf.ROUNDS, others=True, scaling=True, flight=True,
-            minutes=50)
+            minutes=60)
 QUICK = Plan(labs=("avic", "vmx"), posts={name: lab["quick"] for name, lab in posts.LABS.items()},
-             variants=("stock", "patched"), latencies=QUICK_LATENCIES, latency_variants=("stock", "patched"),
-             rounds=2, apf_variants=("stock", "patched"), apf_rounds=2, others=False, scaling=False,
-             flight=False, minutes=10)
+             variants=("stock", "ipi", "patched"), share=1,
+             latencies=QUICK_LATENCIES, latency_variants=("stock", "patched"), rounds=2,
+             apf_variants=("stock", "patched"), apf_rounds=2, others=False, scaling=False, flight=False,
+             minutes=10)
 
 
 def left_out(labs):

@@ -10,7 +10,8 @@ from bench.progress import align, Cells, clock, say
 from bench.variants import Switcher, VARIANTS as KVMS
 from lab import emulators, lab
 
-VARIANTS = ("stock", "patched", "patched_off")      # what the tests compare
+VARIANTS = ("stock", "patched", "patched_off")      # what is compared in every lab
+SERIES = ("patched", "bare")                        # all of it, and without what measures it
 BAD = ("lost", "late", "doubled", "stalled")
 # what KTAP gives of a run, and its unit
 FIGURES = {"notify_sent": "events", "notify_elided": "events", "notify_spurious": "interrupts",
@@ -22,12 +23,13 @@ IRQFD_WORKLOADS = ("irqfd-exits", "irqfd-mixed")    # the same, posted to by a h
 # posts: per workload and variant, in the full form; quick: in the quick forms of make bench and of
 # the tests; check: in the tests' full form.
 # expect: seconds for the whole lab.  wasted_ratio: patched to wasted_base at most, of spurious
-# notifications per post (to stock where the base was not run); off_tolerance: of patched_off to stock.
+# notifications per post; off_tolerance: of patched_off to the same, with one seed.  To stock where the base is
+# patched_off, or was not run.
 LABS = emulators.amounts("post")
 
 # Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
 SPURIOUS_WORKLOADS = ("exits", "mixed", *IRQFD_WORKLOADS)
-RATE_TOLERANCE = 0.001      # posts per tick, ticks per post: patched to stock
+RATE_TOLERANCE = 0.001      # posts per tick, ticks per post: patched to the base
 
 
 def workloads_of(name):
@@ -36,33 +38,45 @@ def workloads_of(name):
     return WORKLOADS + (IRQFD_WORKLOADS if name not in LABS or emulators.of(name).parallel else ())
 
 
+def variants_of(name):
+    """What the tests compare in a lab."""
+    base = LABS.get(name, {}).get("wasted_base", "stock")
+    return VARIANTS if base in VARIANTS else ("stock", base, *VARIANTS[1:])
+
+
 def options_of(workload):
     """Of kvm-mode-bench."""
     sender, _, what = workload.rpartition("-")
     return f"--workload {shlex.quote(what)}" + (f" --sender {shlex.quote(sender)}" if sender else "")
 
 
-def script(workloads, variants, posts, seed, extra, switch):
-    """Shell text; a line "CELL workload variant" precedes each workload's JSON."""
-    bench = f"kvm-mode-bench post --json {extra} --posts {posts} --seed {seed}"
+def script(workloads, posts, seed, extra, switch):
+    """Shell text; a line "CELL workload variant" precedes each workload's JSON.  @posts: {variant: how
+    many in each workload}"""
     lines = ["failed=0"]
-    for variant in variants:
+    for variant, count in posts.items():
         lines += switch.lines(variant)
         for workload in workloads:
             lines.append(f"echo CELL {workload} {variant}")
-            lines.append(f"{bench} {options_of(workload)} || failed=1")
+            lines.append(f"kvm-mode-bench post --json {extra} --posts {count} --seed {seed} "
+                         f"{options_of(workload)} || failed=1")
     return "\n".join([environment.SHELL, *lines, "exit $failed"])
 
 
-def run_lab(name, build, workloads=None, variants=VARIANTS, posts=None, seed=1,
-            log=None, **options):
-    """One boot of L1, by default with all workloads of the lab.  Returns ({workload: {variant: cell}},
+def run_lab(name, build, workloads=None, variants=None, posts=None, seed=1,
+            log=None, share=1, **options):
+    """One boot of L1, by default with all workloads of the lab, and what is compared there; @posts in
+    each for the series and what it is held against, one in @share of that for the rest.  Returns ({workload: {variant: cell}},
     lab.Result); the result's environment is what L1 said of itself."""
     setup, workloads = LABS[name], workloads or workloads_of(name)
+    variants = variants or variants_of(name)
+    most = posts or setup["posts"]
+    whole = (*SERIES, base_of(setup, variants))
+    counts = {v: most if v in whole else max(most // share, 1) for v in variants}
     options = {"timeout": setup["expect"] * 6, "build": build, "hang": setup["hang"], "log": log,
                **options}
-    kept = Kept(name, script(workloads, variants, posts or setup["posts"], seed, setup["extra"],
-                             Switcher()), KVMS[variants[0]][0], **options)
+    kept = Kept(name, script(workloads, counts, seed, setup["extra"], Switcher()), KVMS[variants[0]][0],
+                **options)
     collector = Cells(name, len(workloads) * len(variants), kept)
     say(f"{name} lab: boot, then {collector.total} runs" + kept.said()
         + (f" (about {clock(setup['expect'])})" if posts is None else ""))
@@ -142,45 +156,65 @@ def bounds(name, cells):
     """[Bound]"""
     found = []
     for workload, cell in cells.items():
-        if emulators.of(name).notifies and {"stock", "patched"} <= set(cell):
-            found += wasted(workload, cell, LABS[name])
-        if emulators.of(name).parallel and set(VARIANTS) <= set(cell):
-            found += speed_of(workload, cell)
+        base = baseline(name, cell)
+        if name not in LABS or base not in cell:
+            continue
+        for variant in (v for v in SERIES if v in cell):
+            if emulators.of(name).notifies:
+                found += wasted(workload, cell, LABS[name], variant)
+            if emulators.of(name).parallel:
+                found += speed_of(workload, cell, base, variant)
+        if emulators.of(name).notifies and "patched_off" in cell:
+            found += off_as_base(workload, cell, LABS[name])
     return found
 
 
-def wasted(workload, cell, limits):
+def wasted_to(cell, variant, base):
+    """Spurious notifications per post, @variant to @base"""
+    return per_million(cell[variant], "notify_spurious") / max(per_million(cell[base], "notify_spurious"), 1)
+
+
+def wasted(workload, cell, limits, variant="patched"):
     """[Bound] of spurious notifications."""
     if workload not in SPURIOUS_WORKLOADS:
         return []
-    def ratio(variant, base):
-        return per_million(cell[variant], "notify_spurious") / \
-            max(per_million(cell[base], "notify_spurious"), 1)
-    most, tolerance, base = limits["wasted_ratio"], limits["off_tolerance"], base_of(limits, cell)
-    found = [Bound(ratio("patched", base) <= most,
-                   f"{workload}: spurious notifications per post, patched/{base}",
-                   ratio("patched", base), f"at most {most}")]
-    if "patched_off" in cell:
-        off = ratio("patched_off", "stock")
-        found.append(Bound(abs(off - 1) <= tolerance, f"{workload}: the same, patched_off/stock", off,
-                           f"within {tolerance:.0%} of 1"))
-    return found
+    most, base = limits["wasted_ratio"], base_of(limits, cell)
+    ratio = wasted_to(cell, variant, base)
+    return [Bound(ratio <= most, f"{workload}: spurious notifications per post, {variant}/{base}", ratio,
+                  f"at most {most}")]
+
+
+def off_as_base(workload, cell, limits):
+    """[Bound]: the series notifying by the run-loop mode wastes what its base does."""
+    base = base_of(limits, cell)
+    base = base if base != "patched_off" else "stock"
+    if workload not in SPURIOUS_WORKLOADS or base not in cell:
+        return []
+    tolerance, ratio = limits["off_tolerance"], wasted_to(cell, "patched_off", base)
+    return [Bound(abs(ratio - 1) <= tolerance, f"{workload}: the same, patched_off/{base}", ratio,
+                  f"within {tolerance:.0%} of 1")]
 
 
 def base_of(limits, cells):
-    """The variant that the series' wasted notifications are held against."""
-    return limits["wasted_base"] if limits["wasted_base"] in cells else "stock"
+    """The variant that the series is held against."""
+    base = limits.get("wasted_base")
+    return base if base in cells else "stock"
 
 
-def speed_of(workload, cell):
+def baseline(name, cells):
+    """The same, of a lab or of the host."""
+    return base_of(LABS.get(name, {}), cells)
+
+
+def speed_of(workload, cell, base, variant):
     """[Bound] of posts per tick, and of ticks per post."""
-    rate = {v: cell[v]["posted"] / cell[v]["ticks"] for v in VARIANTS}
-    speed = rate["patched"] / rate["stock"]
-    cost = cell["patched"]["send_mean"] / cell["stock"]["send_mean"]
-    return [Bound(speed >= 1 - RATE_TOLERANCE, f"{workload}: posts per tick, patched/stock", speed,
+    rate = {v: cell[v]["posted"] / cell[v]["ticks"] for v in (base, variant)}
+    speed = rate[variant] / rate[base]
+    cost = cell[variant]["send_mean"] / cell[base]["send_mean"]
+    return [Bound(speed >= 1 - RATE_TOLERANCE, f"{workload}: posts per tick, {variant}/{base}", speed,
                   f"at least {1 - RATE_TOLERANCE}"),
             Bound(cost <= 1 + RATE_TOLERANCE,
-                  f"{workload}: ticks that a sender spends in one post, patched/stock", cost,
+                  f"{workload}: ticks that a sender spends in one post, {variant}/{base}", cost,
                   f"at most {1 + RATE_TOLERANCE}")]
 
 
@@ -191,9 +225,13 @@ def cases(name, cells):
                        tuple((key, cell[key], unit) for key, unit in FIGURES.items()))
              for workload, by_variant in cells.items()
              for variant, cell in by_variant.items() if variant not in PEERS]
-    return found + [ktap.Case(b.holds, f"{name} {b.what}", f"({b.limit})",
-                              (("ratio", f"{b.ratio:.3f}", "ratio"),))
-                    for b in bounds(name, cells)]
+    return found + bound_cases(name, bounds(name, cells))
+
+
+def bound_cases(name, found):
+    """[ktap.Case] of these bounds"""
+    return [ktap.Case(b.holds, f"{name} {b.what}", f"({b.limit})", (("ratio", f"{b.ratio:.3f}", "ratio"),))
+            for b in found]
 
 
 def remainder(cells):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
-from bench import apf, flight, latency, picture, plan, posts, report
+from bench import apf, flight, latency, picture, plan, posts, report, seeds
 from bench.progress import align
 from lab import emulators
 
@@ -24,7 +24,7 @@ PICTURE, KEPT = ROOT / "docs/results.svg", ROOT / "docs/results.json"
 BEGIN, END = "<!-- make readme: begin -->\n", "<!-- make readme: end -->\n"
 FORMS = ("exit", "exit-fastpath", "ipi", "ipi-exits", "ipi-fastpath", "ipi-hlt",
          "kick-plain-exits", "kick-request-exits", "kick-wait")
-VARIANTS = ("stock", "s4", "patched")
+VARIANTS = ("stock", "ipi", "s4", "patched")
 APF_TIMES = ("access-ready p50", "p99", "#PF-ready p50", "given-ready p50", "events/Mtick")
 TIMES = ("p50", "p99", "max", "send", "posts/Mtick")
 
@@ -58,10 +58,15 @@ def apf_table(name, variants):
 
 def lab_text(name, entry):
     parts = [f"## {name} lab\n\n{entry['emulator']}.\n\n", indented(post_table(name, entry["workloads"]))]
+    if entry.get("seeds"):
+        parts += [f"\nSpurious notifications over seeds, {seeds.POSTS:,} posts each.\n\n",
+                  indented(align("", seeds.rows(name, entry["seeds"]), 2)),
+                  *(f"\n{text}.\n" for text in seeds.family(entry["seeds"]))]
     forms = entry.get("latency", {})
     if forms:
         parts += [f"\nLatencies in ticks, {latency.method(forms)}.\n\n",
-                  indented(latency_table(forms))]
+                  indented(latency_table(forms)),
+                  *(f"\nOf all forms and variants: {text}.\n" for text in latency.family(forms))]
     rows = [row for i, row in enumerate(latency.window_rows(forms))
             if not i or row[1] in VARIANTS]
     if rows:
@@ -120,7 +125,7 @@ def answer(results):
     return (said(results, "; [docs/results.md](docs/results.md) has the tables")
             + "".join(f"| {' | '.join(row)} |\n" for row in rows)
             + "".join(f"\n{line}\n" for line in [*report.bounds_line(results), *under_way(results)])
-            + f"\n![{picture.TITLE}, stock against patched](docs/results.svg)\n")
+            + f"\n![{picture.TITLE}, without the series and with it](docs/results.svg)\n")
 
 
 def with_block(text, block):

@@ -17,7 +17,7 @@ except ImportError:     # another python3 ahead of Debian's in PATH
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
-from bench import apf, charts, flight, latency, limits, picture, posts, scaling
+from bench import apf, charts, flight, latency, limits, picture, posts, scaling, seeds
 from bench.variants import VARIANTS
 
 Invalid = jsonschema.ValidationError
@@ -123,10 +123,9 @@ def pairs(entry, base, metric):
     return high / low if low else None
 
 
-def account(entry):
-    """(posts lost, late or doubled, posts) of stock and of the series"""
-    cells = [cell for by in entry["workloads"].values() if {"stock", "patched"} <= set(by)
-             for variant, cell in by.items() if variant not in posts.PEERS]
+def account(entry, known=("patched",)):
+    """(posts lost, late or doubled, posts), by default of the series as it comes"""
+    cells = [cell for by in entry["workloads"].values() for variant, cell in by.items() if variant in known]
     return (sum(cell[m] for cell in cells for m in ("lost", "late", "doubled")),
             sum(cell["posted"] for cell in cells))
 
@@ -140,7 +139,8 @@ def windows(entry):
 
 
 def bounds(entry):
-    return entry["bounds"] + entry.get("apf_bounds", []) + entry.get("flight_bounds", [])
+    return entry["bounds"] + [bound for key in ("seeds_bounds", "apf_bounds", "scaling_bounds", "flight_bounds")
+                              for bound in entry.get(key, [])]
 
 
 def bounds_line(results):
@@ -154,7 +154,7 @@ def bounds_line(results):
 def ordered(results):
     """The labs, those with something to notify first."""
     labs = results["labs"]
-    names = sorted(labs, key=lambda name: (not picture.shown(labs[name]), ORDER.find(name), name))
+    names = sorted(labs, key=lambda name: (not picture.shown(name, labs[name]), ORDER.find(name), name))
     return {name: labs[name] for name in names}
 
 
@@ -165,40 +165,55 @@ def command(results):
     return FULL if full else "make bench"
 
 
-def summary(results):
-    """One sentence a lab: what a reader in a hurry should know."""
+def summary(results, series=lambda entry: "patched", bases=None):
+    """One sentence a lab: what a reader in a hurry should know.  @series: the variant of a lab's entry;
+    @bases: the first of these that was run is what it is compared with; else the lab's own."""
     found = []
     for name, entry in results["labs"].items():
-        parts = []
-        gains = {w: pairs(by["patched"], by["stock"], "notify_spurious")
-                 for w, by in entry["workloads"].items() if {"stock", "patched"} <= set(by)
-                 and w in posts.SPURIOUS_WORKLOADS and by["stock"]["notify_spurious"]}
+        parts, variant = [], series(entry)
+        known = next(iter(entry["workloads"].values()))
+        base = next((v for v in bases if v in known), "stock") if bases else picture.base_of(name, entry)
+        gains = {w: pairs(by[variant], by[base], "notify_spurious")
+                 for w, by in entry["workloads"].items() if {base, variant} <= set(by)
+                 and w in posts.SPURIOUS_WORKLOADS and by[base]["notify_spurious"]}
         if gains:
             parts.append("spurious notifications per post fall to " + " and ".join(
-                f"{gain:.3f} of stock's in {w}" for w, gain in gains.items()))
+                f"{gain:.3f} of {base}'s in {w}" for w, gain in gains.items()))
+        parts += seeds.said(entry.get("seeds", {}), variant, base)
+        parts += senders(entry, variant)
         seen = windows(entry)
         if seen:
             parts.append(f"senders see the vCPU in the guest for {seen['patched']} ticks after an "
                          f"exit, {seen['stock']} on stock")
-        bad, count = account(entry)
-        parts.append(f"{bad or 'none'} of {count:,} posts lost, late or doubled")
+        bad, count = account(entry, (variant,))
+        parts.append(f"of {count:,} posts with the series {bad or 'none'} lost, late or doubled")
         found.append(f"{name}: " + "; ".join(parts) + ".")
     return found
 
 
+def senders(entry, variant):
+    """[text]: ticks that a sender spends in one post, the part of the IPI to a CPU told apart"""
+    cells = entry["workloads"].get("compute", {})
+    if not {"stock", "ipi", variant} <= set(cells):
+        return []
+    took = {v: cells[v]["send_mean"] for v in ("stock", "ipi", variant)}
+    return [f"a post takes its sender {took['ipi'] / took['stock']:.3f} of stock's ticks in compute with the "
+            f"IPI to a CPU alone, and {took[variant] / took['ipi']:.3f} of that with the rest"]
+
+
 def fall(by_workload):
-    return "; ".join(f"{workload} {by['stock']:.1f} to {by['patched']:.1f}"
+    return "; ".join(f"{workload} " + " to ".join(f"{value:.1f}" for value in by.values())
                      for workload, by in by_workload.items() if workload in posts.SPURIOUS_WORKLOADS)
 
 
 def answer(results):
     """Rows, one a lab: what came out."""
-    rows = [("lab", "notifications", "spurious per 100 posts, stock to patched",
+    rows = [("lab", "notifications", "against", "spurious per 100 posts, without the series to with it",
              "seen in the guest after a VM-Exit, for", "posts lost, late or doubled", "bounds that hold")]
     for name, entry in results["labs"].items():
-        found, seen, judged = picture.shown(entry), windows(entry), bounds(entry)
+        found, seen, judged = picture.shown(name, entry), windows(entry), bounds(entry)
         bad, count = account(entry)
-        rows.append((name, picture.notified_by(entry),
+        rows.append((name, picture.notified_by(entry), picture.base_of(name, entry),
                      fall(found) or "-", "{stock} to {patched} ticks".format(**seen) if seen else "-",
                      f"{bad or 'none'} of {count:,}",
                      f"{sum(b['holds'] for b in judged)} of {len(judged)}" if judged else "-"))
@@ -231,7 +246,8 @@ def latency_part(forms):
         f"<h3>How long a sender sees the vCPU in the guest</h3>{table(rows)}"
         "<p class=note>Ticks. The limit is one instruction on either side.</p>")
     return part + (f"<h3>Latencies</h3><p class=note>Ticks, {latency.method(forms)}. Each run has "
-                   f"another seed, and the variants alternate.</p>{table(latency.rows(forms))}")
+                   f"another seed, and the variants alternate.</p>{table(latency.rows(forms))}"
+                   f"{bullets(latency.family(forms))}")
 
 
 OTHERS = {
@@ -251,6 +267,13 @@ def scaling_part(cells):
         return ""
     return (f"<h3>More vCPUs</h3><p class=note>The {scaling.WORKLOAD} workload, posted to by all "
             f"the other vCPUs.</p>{table(scaling.rows(cells))}")
+
+
+def seeds_part(name, found):
+    if not found:
+        return ""
+    return (f"<h3>Over seeds</h3><p class=note>Spurious notifications of {seeds.POSTS:,} posts for each seed; "
+            f"ratios as of latencies.</p>{table(seeds.rows(name, found))}{bullets(seeds.family(found))}")
 
 
 def flight_part(name, runs):
@@ -276,6 +299,7 @@ def apf_part(variants):
 def other_parts(entry):
     return "".join(f"<h3>{head}</h3><p class=note>{what}, "
                    f"{latency.method(entry[key])}.</p>{table(latency.rows(entry[key]))}"
+                   f"{bullets(latency.family(entry[key]))}"
                    for key, (head, what) in OTHERS.items() if key in entry)
 
 
@@ -288,6 +312,7 @@ def lab_part(name, entry):
             drawn_part(name, entry),
             "<h3>Posted without waiting</h3>", table(posts.rows_of(entry["workloads"])),
             bullets(entry["remainder"]),
+            seeds_part(name, entry.get("seeds")),
             latency_part(entry["latency"]) if entry.get("latency") else "",
             apf_part(entry.get("apf")),
             scaling_part(entry.get("scaling")),
@@ -330,7 +355,8 @@ def lead(results):
               if not bound["holds"]]
     lines = "".join(f"<li class=missed>MISSED, {name} lab: {text(posts.Bound(**bound))}"
                     for name, bound in missed)
-    lost = sum(account(entry)[0] for entry in results["labs"].values())
+    everything = [v for v in VARIANTS if v not in posts.PEERS]
+    lost = sum(account(entry, everything)[0] for entry in results["labs"].values())
     lines = (f"<li class=missed>{lost} posts lost, late or doubled" if lost else
              "<li>No post was lost, late or doubled.") + "".join(
                  f"<li>{text(line.split(';')[0].rstrip('.'))}." for line in bounds_line(results)) + lines

@@ -3,8 +3,8 @@
 """Runs the benchmarks, in the labs at once: stock KVM, patched KVM and, with --full, peers in one
 boot of L1. Posts (posts.py), latencies (latency.py), asynchronous page faults (apf.py); with --full
 the cost of an exit in instructions, the host's scheduling (rt/), a whole VM (guest/), more vCPUs
-(scaling.py), IPIs and VM entries that take time (flight.py) as well. Or on this machine's own KVM: posts and latencies. Prints the tables, or KTAP,
-writes results.json and report.html. Called by `make bench`.
+(scaling.py), more seeds (seeds.py), IPIs and VM entries that take time (flight.py) as well. Or on this machine's own KVM:
+posts and latencies. Prints the tables, or KTAP, writes results.json and report.html. Called by `make bench`.
 
 exit status: 0 done and the guarantees hold, 1 an interrupt was lost, late or
 delivered twice, or a bound of the comparison is missed, 4 no usable KVM on this
@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import (apf, environment, flight, host, instructions, kept, ktap, latency, plan, posts,
-                   report, scaling)
+                   report, scaling, seeds)
 from bench.guest import whole_vm
 from bench.progress import align, say
 from bench.rt import scheduling
@@ -60,7 +60,7 @@ def parse():
     args.add_argument("--variants", help="of those that are posted to and timed, only these")
     args.add_argument("--rounds", type=int, help="runs of each latency, at most; 0: only the posts")
     args.add_argument("--no-scaling", action="store_true",
-                      help="leave out the runs with up to 16 vCPUs")
+                      help="leave out the runs with up to 16 vCPUs, and those over seeds")
     args.add_argument("--no-flight", action="store_true",
                       help="leave out the runs in which IPIs and VM entries take time")
     args.add_argument("--ktap", action="store_true",
@@ -87,15 +87,20 @@ def parse():
     return args
 
 
+def meant_for(name, variants):
+    """Those of @variants that mean something in a lab: where no IPI is sent ipi is the same as stock."""
+    return tuple(v for v in variants if v != "ipi" or v in posts.variants_of(name))
+
+
 def posted(name, args, out):
     """The posts' part of a lab's entry in results.json."""
     workloads = args.workloads.split() if args.workloads else posts.workloads_of(name)
     if name == "host":
         cells, result = host.posts(args, workloads)
     else:
-        cells, result = posts.run_lab(name, args.build, workloads, args.plan.variants,
+        cells, result = posts.run_lab(name, args.build, workloads, meant_for(name, args.plan.variants),
                                       args.posts or args.plan.posts[name], args.seed,
-                                      log=str(out / f"{name}.log"))
+                                      log=str(out / f"{name}.log"), share=args.plan.share)
     bounds = posts.bounds(name, cells)
     entry = {"emulator": emulators.of(name).described(args.build),
              "environment": result.environment,
@@ -115,10 +120,10 @@ def timed(name, args, out):
     if name == "host":
         forms = host.latencies(args)
     else:
-        forms = latency.run_lab(name, args.build, args.plan.latencies, args.plan.latency_variants,
-                                args.seed, args.plan.rounds, log=str(out / f"{name}-latency.log"))
+        forms = latency.run_lab(name, args.build, args.plan.latencies,
+                                meant_for(name, args.plan.latency_variants), args.seed, args.plan.rounds, log=str(out / f"{name}-latency.log"))
     print(align(f"{name}: latencies in ticks, {latency.method(forms)}", latency.rows(forms), 2),
-          "", sep="\n")
+          *latency.family(forms), "", sep="\n")
     print(align(f"{name}: how long a sender sees the vCPU in the guest, in ticks",
                 latency.window_rows(forms), 2), "", sep="\n", flush=True)
     return {"latency": forms}
@@ -133,7 +138,7 @@ def others(name, args, out):
         entry[key] = module.run_lab(name, args.build, args.seed, min(args.plan.rounds, module.ROUNDS),
                                     log=str(out / f"{name}-{key}.log"))
         print(align(f"{name}: {what}, {latency.method(entry[key])}", latency.rows(entry[key]), 2),
-              "", sep="\n", flush=True)
+              *latency.family(entry[key]), "", sep="\n", flush=True)
     return entry
 
 
@@ -143,7 +148,17 @@ def grown(name, args, out):
     cells = scaling.run_lab(name, args.build, args.seed, str(out / f"{name}-scaling.log"))
     print(align(f"{name}: {scaling.WORKLOAD}, posted to from more vCPUs", scaling.rows(cells), 2),
           "", sep="\n", flush=True)
-    return {"scaling": cells}
+    print("\n".join(posts.verdict(b.data()) for b in scaling.bounds(name, cells)), "", sep="\n", flush=True)
+    return {"scaling": cells, "scaling_bounds": [b.data() for b in scaling.bounds(name, cells)]}
+
+
+def sampled(name, args, out):
+    if not args.plan.scaling or name not in seeds.LABS:
+        return {}
+    found = seeds.run_lab(name, args.build, args.seed, str(out / f"{name}-seeds.log"))
+    print(align(f"{name}: spurious notifications over seeds", seeds.rows(name, found), 2),
+          *(posts.verdict(b.data()) for b in seeds.bounds(name, found)), "", sep="\n", flush=True)
+    return {"seeds": found, "seeds_bounds": [b.data() for b in seeds.bounds(name, found)]}
 
 
 def paged(name, args, out):
@@ -165,8 +180,9 @@ def under_way(name, args, out):
 
 
 # What runs beside what: the emulators of the vmx and avic labs have one thread.
-JOBS = {"vmx": ((timed,), (posted, grown, paged), (others, under_way)), "svm": ((posted, timed, others, paged),),
-        "avic": ((posted, paged, under_way),), "host": ((posted, timed),)}
+JOBS = {"vmx": ((timed,), (posted, sampled, grown, paged), (others, under_way)),
+        "svm": ((posted, timed, others, paged),), "avic": ((posted, sampled, paged, under_way),),
+        "host": ((posted, timed),)}
 
 
 def peak_mib():
@@ -188,6 +204,8 @@ def broken_in(name, entry):
     found = posts.guarantees(name, {**entry["workloads"], **entry.get("scaling", {})})
     found += latency.broken(name, entry.get("latency", {}))
     found += apf.broken(name, entry.get("apf", {})) + flight.broken(name, entry.get("flight", ()))
+    found += seeds.broken(name, entry.get("seeds", {}))
+    found += [f"{name} {b}" for b in scaling.bounds(name, entry.get("scaling", {})) if not b.holds]
     return found + [f"{name} {b}" for b in posts.bounds(name, entry["workloads"]) if not b.holds]
 
 
@@ -230,6 +248,9 @@ def main():
         print(ktap.text([case for name, entry in results["labs"].items()
                          for case in posts.cases(name, entry["workloads"]) +
                          posts.cases(f"{name} vCPUs", entry.get("scaling", {})) +
+                         posts.bound_cases(name, seeds.bounds(name, entry.get("seeds", {}))) +
+                         posts.bound_cases(name, scaling.bounds(name, entry.get("scaling", {}))) +
+                         posts.bound_cases(name, flight.bounds(name, entry.get("flight", ()))) +
                          latency.cases(name, entry.get("latency", {})) +
                          apf.cases(name, entry.get("apf", {}))]))
     for text in broken:

@@ -7,7 +7,7 @@ from lab import emulators
 
 LABS = emulators.amounts("scaling")     # where a tick is worth something with more CPUs than the machine's
 VCPUS = (2, 4, 8, 16)
-VARIANTS = ("stock", "patched")
+VARIANTS = ("stock", "ipi", "patched")
 POSTS = 8000
 WORKLOAD = "exits"
 
@@ -32,6 +32,13 @@ def run_lab(name, build, seed=1, log=None):
         posts.fill_in(cell)
     return {str(vcpus): {variant: cells[str(vcpus), variant] for variant in VARIANTS}
             for vcpus in VCPUS}
+
+
+def bounds(name, cells):
+    """[posts.Bound]: as with one sender"""
+    return [bound._replace(what=f"{vcpus} vCPUs, {bound.what}")
+            for vcpus, by_variant in cells.items()
+            for bound in posts.wasted(WORKLOAD, by_variant, posts.LABS[name])]
 
 
 def rows(cells):

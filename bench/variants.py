@@ -8,13 +8,16 @@ PARAMETERS = "/sys/module/kvm/parameters"
 # name: (module set, {parameter: value}, what a table's reader should know)
 VARIANTS = {
     "stock": ("stock", {}, "the base kernel's KVM"),
+    "ipi": ("ipi", {}, "stock with the series' first patch: a posted interrupt's IPI goes to a CPU, "
+            "not to a mask"),
     "s4": ("s4", {}, "a peer: stock, and vcpu->mode = EXITING as soon as the vCPU exits; unsafe"),
     "unbound": ("unbound", {}, "a peer: stock, with asynchronous page faults resolved on any CPU"),
+    "bare": ("bare", {}, "the series without what it is measured by"),
     "patched": ("patched", {"precise_notify": "Y", "elide_kicks": "Y"}, "the series, as it comes"),
     "patched_kicks": ("patched", {"precise_notify": "Y", "elide_kicks": "N"},
                       "the series without kick elision"),
     "patched_off": ("patched", {"precise_notify": "N", "elide_kicks": "Y"},
-                    "the series, notifying by the run-loop mode as stock does"),
+                    "the series, notifying by the run-loop mode as ipi does"),
 }
 
 

@@ -189,7 +189,7 @@ class Vmx(Machine):
     kvm_parameters = ""
     amounts = {
         "post": {"posts": 60000, "quick": 5000, "check": 30000, "expect": 420, "hang": 300,
-                 "extra": COUNTERS, "wasted_ratio": 0.25, "wasted_base": "stock", "off_tolerance": 0.10},
+                 "extra": COUNTERS, "wasted_ratio": 0.25, "wasted_base": "ipi", "off_tolerance": 0.10},
         "latency": {"samples": 120, "extra": "--warmup 20", "hang": 200, "without": ()},
         "scaling": {"hang": 600, "extra": COUNTERS},
         "flight": {"posts": 3000},

@@ -83,6 +83,7 @@ TESTS = (
     Test(labs.test_missing_image, quick=True),
     Test(machine_code.test_i386, seconds=200),
     Test(measuring.test_readme, quick=True),
+    Test(measuring.test_paired, quick=True),
     Test(measuring.test_compare, quick=True, seconds=10),
     Test(measuring.test_interrupted, seconds=60),
     Test(measuring.test_no_kvm, quick=True),

@@ -4,7 +4,7 @@ by rt-tests: cyclictest on the CPU of the vCPU, and the time that hackbench take
 and the runs in the form that latency.py summarizes. Called by run.py."""
 from pathlib import Path
 
-from bench import latency
+from bench import latency, paired
 from bench.variants import Switcher
 from lab import emulators
 
@@ -32,7 +32,7 @@ def forms(name):
 def script(name, variants, seed, switch, rounds):
     """Shell text; a line "CELL form variant seed" precedes each measurement's JSON."""
     setup, lines = LABS[name], ["failed=0"]
-    for turn in range(seed, seed + rounds):
+    for turn in paired.seeds(seed, rounds):
         for variant in variants:
             lines += switch.lines(variant)
             for form in forms(name):

@@ -2,12 +2,14 @@
 """The benchmarks: what they measure, and what becomes of their results."""
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import subprocess
 import time
 
-from bench import flight, latency, report
+from bench import flight, latency, paired, report
 from selftests.checks.labs import take_interrupts
 from selftests.project import command, need, ROOT, WITHOUT_KVM
 
@@ -110,15 +112,45 @@ def test_compare(project):
     shown = page.count("<svg")
     need(shown == page.count("</svg>") > 10, f"{shown} pictures")
     need("http://" not in page.replace("http://www.w3.org", ""), "the page loads something")
+    need("not alike" not in out, f"the same file: {out[:500]}")
     results["labs"]["vmx"]["workloads"]["exits"]["patched"]["late"] = 3
+    results["labs"]["vmx"]["environment"]["cpu"] = "another"
+    results["seed"] = 2
     worse = project.work / "worse.json"
     worse.write_text(json.dumps(results))
     status, out = command("bench/compare.py", good, worse)
     need(status == 1 and "late 3" in out, f"status {status}: {out[-500:]}")
+    need("not alike: seed 1 and 2" in out and re.search("not alike: vmx: cpu .* and another", out), out[:800])
     del results["labs"]["vmx"]["workloads"]["exits"]["patched"]["exits"]
     worse.write_text(json.dumps(results))
     status, out = command("bench/compare.py", good, worse)
     need(status == 2 and "'exits' is a required property" in out, f"status {status}: {out}")
+
+
+def test_paired(_project):
+    """ratios of paired rounds: intervals hold what they promise, on data whose truth is known"""
+    rnd, trials = random.Random(1), 20000
+
+    def rounds(factor):
+        """A figure of two variants: what a seed does to both, and noise of each"""
+        both = [rnd.lognormvariate(7, 0.5) for _ in range(paired.ROUNDS)]
+        return [[x * f * rnd.lognormvariate(0, 0.02) for x in both] for f in (factor, 1)]
+    for factor in (1, 1.1):
+        found = [paired.compared(*rounds(factor)) for _ in range(trials)]
+        held = sum(one.least <= factor <= one.greatest for one in found) / trials
+        need(abs(held - paired.level(paired.ROUNDS)) < 0.005, f"factor {factor}: {held:.3f} hold it")
+        differ = sum(one.differs for one in found)
+        if factor == 1:
+            chance = float(paired.family(found)[0].split("at all, ")[1].split()[0])
+            need(abs(differ - chance) < 0.15 * chance, f"{differ} differ, {chance} said")
+        else:
+            need(differ > 0.95 * trials, f"a tenth more: {differ} of {trials} differ")
+    # Control: figures that are not paired hide the same tenth behind what the seed does.
+    apart = [paired.compared(rounds(1.1)[0], rounds(1.1)[1]) for _ in range(trials)]
+    need(sum(one.differs for one in apart) < 0.2 * trials, "unpaired figures say as much")
+    alike = paired.compared([101] * 6, [100] * 6)
+    need(alike.differs and alike.fixed and "0.0 would by chance" in paired.family([alike])[0], str(alike))
+    need(not set(paired.seeds(1)) & set(paired.seeds(2)), "two seeds share rounds")
 
 
 def test_readme(_project):
