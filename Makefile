@@ -267,9 +267,11 @@ $(SHARED)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWN
 	@cp $(DOWNLOADS)/bochs/*BIOS*-latest $(SHARED)/bochs/
 	@touch $@
 
-# Some are for FULL=1; once built they stay.
+# Some are for FULL=1; once built they stay, bare until the series is built anew.
 MORE := bare $(PEERS)
-SETS = stock ipi patched $(if $(FULL),$(MORE),$(foreach p,$(MORE),$(if $(wildcard $(BUILD)/modules/$p/.done),$p)))
+there = $(shell [ ! -e $(BUILD)/modules/$(1)/.done ] || [ $(BUILD)/modules/$(1)/.done -ot $(2) ] || echo $(1))
+SETS = stock ipi patched $(if $(FULL),$(MORE),$(call there,bare,$(BUILD)/modules/patched/.done) \
+	$(foreach p,$(PEERS),$(call there,$p,$(BUILD)/modules/stock/.done)))
 
 $(BUILD)/lab/initramfs.cpio: lab/mkinitramfs.py $(wildcard lab/l1/*) \
 		$(patsubst %,$(BUILD)/modules/%/.done,stock ipi patched $(if $(FULL),$(MORE))) \
