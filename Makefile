@@ -155,7 +155,7 @@ $(BUILD)/tree/%/.done:
 # series without its last set.
 PEERS := s4 unbound
 $(PEERS:%=$(BUILD)/tree/%/.done): $(BUILD)/tree/%/.done: bench/peers/$(BASE)/%.patch
-$(BUILD)/tree/ipi/.done: $(wildcard patches/$(BASE)/kvm-vmx-send-*.patch)
+$(BUILD)/tree/ipi/.done: $(wildcard patches/$(BASE)/kvm-vmx-send-*.patch) patches/series
 $(BUILD)/tree/bare/.done: ALIKE := patched
 $(BUILD)/tree/bare/.done: $(BUILD)/modules/patched/.done
 $(foreach t,$(PEERS) ipi,$(BUILD)/tree/$t/.done): ALIKE := stock

@@ -36,14 +36,48 @@ set_of() {
 	awk -v name="$1" '!/^#/ && $2 == name { print $1 }' "$here/patches/series"
 }
 
-# patches [SET...]: the names of the base's patches, in order; of these sets only.
+# patches: the names of the base's patches, in order.
 patches() {
-	local set name
-	while read -r set name; do
+	local set name bases
+	while read -r set name bases; do
 		case $set in '' | '#'*) continue ;; esac
-		case " $* " in "  " | *" $set "*) ;; *) continue ;; esac
-		[ -z "$(patch_file "$name")" ] || echo "$name"
+		case " $bases " in "  " | *" $base "*) ;; *) continue ;; esac
+		[ -n "$(patch_file "$name")" ] || die "there is no patch $name for Linux $base"
+		echo "$name"
 	done < "$here/patches/series"
+}
+
+# sets: of mails, in order.
+sets() {
+	awk '!/^#/ && NF && !seen[$1]++ { print $1 }' "$here/patches/series"
+}
+
+# patches_in SET...: those of these sets only.
+patches_in() {
+	local known name set
+	known=$(sets)
+	for set; do
+		grep -qxF -- "$set" <<<"$known" || die "patches/series has no set $set"
+	done
+	known=$(patches)
+	for name in $known; do
+		case " $* " in *" $(set_of "$name") "*) echo "$name" ;; esac
+	done
+}
+
+# Each patch has its place, and each source arrives with one.
+check_names() {
+	local from to with file known
+	known=$(patches)
+	for file in "$here/patches/$base"/*.patch; do
+		file=$(basename "$file" .patch)
+		grep -qxF -- "$file" <<<"$known" || die "patches/series has no $file for Linux $base"
+	done
+	while read -r from to with; do
+		case $from in '' | '#'*) continue ;; esac
+		grep -qxF -- "$with" <<<"$known" ||
+			die "patches/landing: $from is to land with $with, which is no patch of Linux $base"
+	done < "$here/patches/landing"
 }
 
 # land NAME: the sources that do not depend on the kernel version, those that come with a patch.

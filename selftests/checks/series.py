@@ -72,4 +72,12 @@ def test_series_refused(project):
     status, out = command(copy / "scripts/make-series", project.base, project.source,
                           ROOT / "docs/results.json", there / "four")
     need(status == 1 and "messages.c is to land with none" in out, f"landing: status {status}: {out}")
+    # One whose labs run something else.
+    shutil.copy(ROOT / "patches/landing", landing)
+    prepare = copy / "scripts/prepare-tree"
+    prepare.write_text(prepare.read_text().replace('chmod 755 "$new"\n',
+                                                   'chmod 755 "$new"\necho >>"$new/virt/kvm/Makefile.kvm"\n'))
+    status, out = command(copy / "scripts/make-series", project.base, project.source,
+                          ROOT / "docs/results.json", there / "four")
+    need(status == 1 and "not what the labs run" in out, f"other labs: status {status}: {out}")
     need(not [n for n in leftovers(there) if n.startswith("four")], f"left: {leftovers(there)}")

@@ -46,7 +46,7 @@ def test_style(project):
         status, out = command(*linter, *some)
         need(len(some) > 10 and status == 0, out)
     for name in names:
-        if name.endswith((".md", ".json", ".patch", ".gitignore", "COPYING")):
+        if name.endswith((".md", ".json", ".patch", ".text", ".gitignore", "COPYING")):
             continue
         with (ROOT / name).open(errors="replace") as file:
             head = "".join(file.readline() for _ in range(3))
