@@ -34,8 +34,9 @@ def run_lab(name, build, seed=1, log=None, count=None, times=TIMES):
     """[{flight, entry, cells: {variant: cell}}]: one boot of L1 for each pair of times."""
     found = []
     for flight, entry in times:
-        cells, _ = posts.run_lab(name, build, (WORKLOAD,), posts.variants_of(name), count or LABS[name]["posts"],
-                                 seed, log=f"{log}-{flight}-{entry}.log", flight=flight, entry=entry)
+        cells, _ = posts.run_lab(name, build, (WORKLOAD,), posts.variants_of(name),
+                                 count or LABS[name]["posts"], seed, log=f"{log}-{flight}-{entry}.log",
+                                 flight=flight, entry=entry)
         found.append({"flight": flight, "entry": entry, "cells": cells[WORKLOAD]})
     return found
 
@@ -69,7 +70,7 @@ def said(one):
 
 def bounds(name, runs):
     """[posts.Bound]"""
-    found, limits = [], posts.LABS[name]
+    found, limits = [], posts.LABS.get(name, {})
     for one in runs:
         most, base = limits["wasted_ratio"], posts.base_of(limits, one["cells"])
         ratio = above_floor_to(one["cells"], base=base)

@@ -111,12 +111,14 @@ def run(args):
     if subprocess.run([ROOT / "lab/mkoverlay.py", "--out", overlay, *add], check=False).returncode:
         raise lab.LabError("the selftests' overlay could not be made")
     names = args.labs.split()
-    say(f"{sum(len(LABS[name][0]) for name in names)} kinds of kicks in the labs {args.labs}: about 5 minutes")
+    kinds = sum(len(LABS[name][0]) for name in names)
+    say(f"{kinds} kinds of kicks in the labs {args.labs}: about 5 minutes")
     done = side_by_side.run(run_lab, [(name, args, overlay, out) for name in names], len(names))
     for name, (found, _) in zip(names, done):
         print(align(f"{name} lab{', AVIC off' if name == 'avic' else ''}: IPIs of kicks that do not wait",
                     rows(found), 1), "", sep="\n", flush=True)
-    (out / "kicks.json").write_text(json.dumps(dict(zip(names, [found for found, _ in done])), indent=1) + "\n")
+    results = dict(zip(names, [found for found, _ in done]))
+    (out / "kicks.json").write_text(json.dumps(results, indent=1) + "\n")
     return [f"{name}: {text}" for name, (_, failed) in zip(names, done) for text in failed]
 
 

@@ -133,7 +133,7 @@ def at(values, percent):
 def summarize(cells):
     """{(form, variant, seed): JSON of one run} to {form: {variant: summary}}"""
     grouped = {}
-    for (form, variant, _), cell in cells.items():
+    for (form, variant, _), cell in sorted(cells.items(), key=lambda item: int(item[0][2])):
         grouped.setdefault(form, {}).setdefault(variant, []).append(cell)
     return {form: {variant: summary(runs) for variant, runs in by_variant.items()}
             for form, by_variant in grouped.items()}

@@ -16,8 +16,8 @@ ROUNDS = 6
 
 
 def seeds(seed, rounds=ROUNDS):
-    """Of the rounds; those of another @seed are others."""
-    first = (seed - 1) * ROUNDS + 1
+    """Of the rounds, @seed 1 or more; those of another @seed are others."""
+    first = (seed - 1) * max(rounds, ROUNDS) + 1
     return range(first, first + rounds)
 
 
@@ -50,9 +50,12 @@ class Compared(NamedTuple):
 
 
 def compared(ones, others):
-    """Compared, of the rounds' figures of two variants; None without a round that has both"""
-    ratios = [a / b for a, b in zip(ones, others) if b]
-    return Compared(statistics.median(ratios), min(ratios), max(ratios), len(ratios)) if ratios else None
+    """Compared, of the rounds' figures of two variants, in the order of their seeds; None if a round has
+    nothing to divide by"""
+    if not ones or not all(others) or len(ones) != len(others):
+        return None
+    ratios = [a / b for a, b in zip(ones, others)]
+    return Compared(statistics.median(ratios), min(ratios), max(ratios), len(ratios))
 
 
 def family(found):
@@ -64,5 +67,5 @@ def family(found):
     chance = sum(1 - level(one.rounds) for one in sampled)
     fixed = len(found) - len(sampled)
     return [f"{sum(one.differs for one in found)} of {len(found)} comparisons differ from 1; were there no "
-            f"difference at all, {chance:.1f} would by chance"
+            f"difference at all, at most {chance:.1f} would by chance"
             + (f" ({fixed} are the same in each round)" if fixed else "")]

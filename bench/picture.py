@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The answer in one picture: spurious notifications per 100 posts, without the series and with it, in
+"""The answer in one picture: spurious notifications per 100 posts, of the baseline and of the series, in
 each workload of the labs that have any. SVG text, the same wherever it is made: docs/results.svg, and
 the top of report.html."""
 import html
 
 from bench import posts
 
-WITHOUT, WITH = "#777777", "#1f6fb2"
+BASE, SERIES = "#777777", "#1f6fb2"
 WIDTH, LEFT, RIGHT = 560, 92, 64        # of the labels on both sides of the bars
 BAR, STEP, HEAD = 13, 38, 34            # heights: a bar, a workload, a lab's name
 STYLE = ('.answer text{font:15px "DejaVu Sans",system-ui,sans-serif;fill:#222}'
@@ -50,7 +50,7 @@ def words(x, y, text, more=""):
 
 def bars(y, by, scale):
     """One workload's two."""
-    for colour, value in zip((WITHOUT, WITH), by.values()):
+    for colour, value in zip((BASE, SERIES), by.values()):
         length = round(value * scale, 1)
         yield (f'<rect x="{LEFT}" y="{y}" width="{max(length, 1)}" height="{BAR}" '
                f'fill="{colour}"/>')
@@ -60,7 +60,7 @@ def bars(y, by, scale):
 
 def lab(name, entry, by_workload, y, scale):
     yield words(14, y + 21, name if name == "host" else f"{name} lab", ' class="bold"')
-    yield words(LEFT, y + 21, f"{notified_by(entry)}; without: {base_of(name, entry)}", ' class="small"')
+    yield words(LEFT, y + 21, f"{notified_by(entry)}; baseline: {base_of(name, entry)}", ' class="small"')
     y += HEAD
     for workload, by in by_workload.items():
         yield words(14, y + BAR + 4, workload)
@@ -70,7 +70,7 @@ def lab(name, entry, by_workload, y, scale):
 
 def key(y):
     x = 14
-    for colour, what in ((WITHOUT, "without the series"), (WITH, "with it")):
+    for colour, what in ((BASE, "baseline"), (SERIES, "series")):
         yield f'<rect x="{x}" y="{y - 11}" width="12" height="12" fill="{colour}"/>'
         yield words(x + 18, y, what)
         x += 180
@@ -93,7 +93,7 @@ def svg(results, order=("vmx", "avic")):
         f'<svg xmlns="http://www.w3.org/2000/svg" class="answer" role="img" '
         f'viewBox="0 0 {WIDTH} {y}" width="{WIDTH}">',
         "<!-- SPDX-License-Identifier: GPL-2.0 -->",
-        f"<title>{TITLE}, without the series and with it</title>",
+        f"<title>{TITLE}, baseline and series</title>",
         f"<style>{STYLE}</style>",
         f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{y - 1}" rx="6" fill="#fff" stroke="#ccc"/>',
         *parts, "</svg>"]) + "\n"

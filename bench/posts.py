@@ -23,8 +23,8 @@ IRQFD_WORKLOADS = ("irqfd-exits", "irqfd-mixed")    # the same, posted to by a h
 # posts: per workload and variant, in the full form; quick: in the quick forms of make bench and of
 # the tests; check: in the tests' full form.
 # expect: seconds for the whole lab.  wasted_ratio: patched to wasted_base at most, of spurious
-# notifications per post; off_tolerance: of patched_off to the same, with one seed.  To stock where the base is
-# patched_off, or was not run.
+# notifications per post; off_tolerance: of patched_off to the same, with one seed.  To stock where the
+# base is patched_off, or was not run.
 LABS = emulators.amounts("post")
 
 # Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
@@ -66,8 +66,8 @@ def script(workloads, posts, seed, extra, switch):
 def run_lab(name, build, workloads=None, variants=None, posts=None, seed=1,
             log=None, share=1, **options):
     """One boot of L1, by default with all workloads of the lab, and what is compared there; @posts in
-    each for the series and what it is held against, one in @share of that for the rest.  Returns ({workload: {variant: cell}},
-    lab.Result); the result's environment is what L1 said of itself."""
+    each for the series and what it is held against, one in @share of that for the rest.  Returns
+    ({workload: {variant: cell}}, lab.Result); the result's environment is what L1 said of itself."""
     setup, workloads = LABS[name], workloads or workloads_of(name)
     variants = variants or variants_of(name)
     most = posts or setup["posts"]

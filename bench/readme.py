@@ -61,7 +61,7 @@ def lab_text(name, entry):
     if entry.get("seeds"):
         parts += [f"\nSpurious notifications over seeds, {seeds.POSTS:,} posts each.\n\n",
                   indented(align("", seeds.rows(name, entry["seeds"]), 2)),
-                  *(f"\n{text}.\n" for text in seeds.family(entry["seeds"]))]
+                  *(f"\n{text}.\n" for text in seeds.family(name, entry["seeds"]))]
     forms = entry.get("latency", {})
     if forms:
         parts += [f"\nLatencies in ticks, {latency.method(forms)}.\n\n",
@@ -125,7 +125,7 @@ def answer(results):
     return (said(results, "; [docs/results.md](docs/results.md) has the tables")
             + "".join(f"| {' | '.join(row)} |\n" for row in rows)
             + "".join(f"\n{line}\n" for line in [*report.bounds_line(results), *under_way(results)])
-            + f"\n![{picture.TITLE}, without the series and with it](docs/results.svg)\n")
+            + f"\n![{picture.TITLE}, baseline and series](docs/results.svg)\n")
 
 
 def with_block(text, block):

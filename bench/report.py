@@ -117,7 +117,7 @@ def verdicts(found):
 
 
 def pairs(entry, base, metric):
-    """Patched to stock, per post."""
+    """@entry to @base, per post"""
     low = posts.per_million(base, metric)
     high = posts.per_million(entry, metric)
     return high / low if low else None
@@ -139,8 +139,8 @@ def windows(entry):
 
 
 def bounds(entry):
-    return entry["bounds"] + [bound for key in ("seeds_bounds", "apf_bounds", "scaling_bounds", "flight_bounds")
-                              for bound in entry.get(key, [])]
+    more = ("seeds_bounds", "apf_bounds", "scaling_bounds", "flight_bounds")
+    return entry["bounds"] + [bound for key in more for bound in entry.get(key, [])]
 
 
 def bounds_line(results):
@@ -186,7 +186,8 @@ def summary(results, series=lambda entry: "patched", bases=None):
             parts.append(f"senders see the vCPU in the guest for {seen['patched']} ticks after an "
                          f"exit, {seen['stock']} on stock")
         bad, count = account(entry, (variant,))
-        parts.append(f"of {count:,} posts with the series {bad or 'none'} lost, late or doubled")
+        if count:
+            parts.append(f"of {count:,} posts with the series {bad or 'none'} lost, late or doubled")
         found.append(f"{name}: " + "; ".join(parts) + ".")
     return found
 
@@ -208,14 +209,14 @@ def fall(by_workload):
 
 def answer(results):
     """Rows, one a lab: what came out."""
-    rows = [("lab", "notifications", "against", "spurious per 100 posts, without the series to with it",
+    rows = [("lab", "notifications", "baseline", "spurious per 100 posts, baseline to series",
              "seen in the guest after a VM-Exit, for", "posts lost, late or doubled", "bounds that hold")]
     for name, entry in results["labs"].items():
         found, seen, judged = picture.shown(name, entry), windows(entry), bounds(entry)
         bad, count = account(entry)
         rows.append((name, picture.notified_by(entry), picture.base_of(name, entry),
                      fall(found) or "-", "{stock} to {patched} ticks".format(**seen) if seen else "-",
-                     f"{bad or 'none'} of {count:,}",
+                     f"{bad or 'none'} of {count:,}" if count else "-",
                      f"{sum(b['holds'] for b in judged)} of {len(judged)}" if judged else "-"))
     return rows
 
@@ -272,8 +273,9 @@ def scaling_part(cells):
 def seeds_part(name, found):
     if not found:
         return ""
-    return (f"<h3>Over seeds</h3><p class=note>Spurious notifications of {seeds.POSTS:,} posts for each seed; "
-            f"ratios as of latencies.</p>{table(seeds.rows(name, found))}{bullets(seeds.family(found))}")
+    return (f"<h3>Over seeds</h3><p class=note>Spurious notifications of {seeds.POSTS:,} posts for each seed, "
+            "and the middle ratio with its interval, seed by seed.</p>"
+            + table(seeds.rows(name, found)) + bullets(seeds.family(name, found)))
 
 
 def flight_part(name, runs):

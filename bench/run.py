@@ -3,8 +3,9 @@
 """Runs the benchmarks, in the labs at once: stock KVM, patched KVM and, with --full, peers in one
 boot of L1. Posts (posts.py), latencies (latency.py), asynchronous page faults (apf.py); with --full
 the cost of an exit in instructions, the host's scheduling (rt/), a whole VM (guest/), more vCPUs
-(scaling.py), more seeds (seeds.py), IPIs and VM entries that take time (flight.py) as well. Or on this machine's own KVM:
-posts and latencies. Prints the tables, or KTAP, writes results.json and report.html. Called by `make bench`.
+(scaling.py), more seeds (seeds.py), IPIs and VM entries that take time (flight.py) as well. Or on
+this machine's own KVM: posts and latencies. Prints the tables, or KTAP, writes results.json and report.html. Called by
+`make bench`.
 
 exit status: 0 done and the guarantees hold, 1 an interrupt was lost, late or
 delivered twice, or a bound of the comparison is missed, 4 no usable KVM on this
@@ -66,6 +67,8 @@ def parse():
     args.add_argument("--ktap", action="store_true",
                       help="KTAP on stdout: what must hold; the tables go to stderr")
     args = args.parse_args()
+    if args.seed < 1:
+        sys.exit("bench: --seed is 1 or more")
     args.full |= args.labs == "host"        # where a second is a second
     chosen = plan.FULL if args.full else plan.QUICK
     args.labs = args.labs.split() if args.labs else chosen.labs
@@ -121,7 +124,8 @@ def timed(name, args, out):
         forms = host.latencies(args)
     else:
         forms = latency.run_lab(name, args.build, args.plan.latencies,
-                                meant_for(name, args.plan.latency_variants), args.seed, args.plan.rounds, log=str(out / f"{name}-latency.log"))
+                                meant_for(name, args.plan.latency_variants), args.seed, args.plan.rounds,
+                                log=str(out / f"{name}-latency.log"))
     print(align(f"{name}: latencies in ticks, {latency.method(forms)}", latency.rows(forms), 2),
           *latency.family(forms), "", sep="\n")
     print(align(f"{name}: how long a sender sees the vCPU in the guest, in ticks",

@@ -27,8 +27,8 @@ def script(name, seed, switch):
             lines += switch.lines(variant)
             for workload in workloads_of(name):
                 lines += [f"echo CELL {workload} {variant} {turn}",
-                          f"kvm-mode-bench post --json {posts.LABS[name]['extra']} --posts {POSTS} --seed {turn} "
-                          f"{posts.options_of(workload)} || failed=1"]
+                          f"kvm-mode-bench post --json {posts.LABS[name]['extra']} --posts {POSTS} "
+                          f"--seed {turn} {posts.options_of(workload)} || failed=1"]
     return "\n".join([*lines, "exit $failed"])
 
 
@@ -39,7 +39,7 @@ def run_lab(name, build, seed=1, log=None):
     cells = latency.run_cells(name, build, script(name, seed, Switcher()), "runs over seeds", wanted, "stock",
                               hang=posts.LABS[name]["hang"], log=log)
     found = {}
-    for (workload, variant, _), cell in cells.items():
+    for (workload, variant, _), cell in sorted(cells.items(), key=lambda item: int(item[0][2])):
         posts.fill_in(cell)
         entry = found.setdefault(workload, {}).setdefault(variant, {"spurious": [], "posted": 0, "bad": 0})
         entry["spurious"].append(round(posts.per_million(cell, "notify_spurious")))
@@ -54,26 +54,33 @@ def ratio(by_variant, variant, base):
 
 def bounds(name, found):
     """[posts.Bound], of the middle ratio"""
-    made, limits = [], posts.LABS[name]
+    made, limits = [], posts.LABS.get(name, {})
     for workload, by_variant in found.items():
         base = posts.base_of(limits, by_variant)
         for variant in posts.SERIES:
-            middle = ratio(by_variant, variant, base).middle
-            made.append(posts.Bound(middle <= limits["wasted_ratio"], f"{workload}, over seeds: spurious "
-                                    f"notifications per post, {variant}/{base}", middle,
-                                    f"at most {limits['wasted_ratio']}"))
-        base = base if base != "patched_off" else "stock"
-        middle = ratio(by_variant, "patched_off", base).middle
-        made.append(posts.Bound(abs(middle - 1) <= OFF_TOLERANCE, f"{workload}, over seeds: the same, "
-                                f"patched_off/{base}", middle, f"within {OFF_TOLERANCE:.0%} of 1"))
+            made += bound(by_variant, f"{workload}, over seeds: spurious notifications per post", variant,
+                          base, lambda middle: middle <= limits["wasted_ratio"],
+                          f"at most {limits['wasted_ratio']}")
+        made += bound(by_variant, f"{workload}, over seeds: the same", "patched_off",
+                      base if base != "patched_off" else "stock",
+                      lambda middle: abs(middle - 1) <= OFF_TOLERANCE, f"within {OFF_TOLERANCE:.0%} of 1")
     return made
+
+
+def bound(by_variant, what, variant, base, holds, limit):
+    """[posts.Bound]; none where the base wastes nothing with some seed"""
+    found = ratio(by_variant, variant, base)
+    if not found:
+        return []
+    return [posts.Bound(holds(found.middle), f"{what}, {variant}/{base}", found.middle, limit)]
 
 
 def broken(name, found):
     """What was lost, late or doubled, and bounds that do not hold"""
-    return [f"{name} {workload} {variant}, over seeds: {entry['bad']} of {entry['posted']:,} posts lost, late or "
-            "doubled" for workload, by_variant in found.items() for variant, entry in by_variant.items()
-            if entry["bad"]] + [f"{name} {b}" for b in bounds(name, found) if not b.holds]
+    lost = [f"{name} {workload} {variant}, over seeds: {entry['bad']} of {entry['posted']:,} posts lost, late "
+            "or doubled"
+            for workload, by in found.items() for variant, entry in by.items() if entry["bad"]]
+    return lost + [f"{name} {b}" for b in bounds(name, found) if not b.holds]
 
 
 def rows(name, found):
@@ -85,7 +92,7 @@ def rows(name, found):
         for variant, entry in by_variant.items():
             made.append((workload, variant, f"{entry['posted']:,}",
                          " ".join(f"{n / 1e4:.2f}" for n in entry["spurious"]),
-                         *("" if variant == other else str(ratio(by_variant, variant, other))
+                         *("" if variant == other else str(ratio(by_variant, variant, other) or "-")
                            for other in ("stock", base))))
     return made
 
@@ -97,7 +104,7 @@ def said(found, variant, base):
     return [f"over {paired.ROUNDS} seeds to " + ", ".join(ratios)] if ratios else []
 
 
-def family(found):
-    """[text] on all comparisons with stock"""
-    return paired.family([ratio(by_variant, variant, "stock") for by_variant in found.values()
-                          for variant in by_variant if variant != "stock"])
+def family(name, found):
+    """[text] on all comparisons of rows()"""
+    return paired.family([ratio(by, variant, other) for by in found.values() for variant in by
+                          for other in {"stock", posts.base_of(posts.LABS[name], by)} - {variant}])

@@ -45,7 +45,8 @@ STATIC = {
     "bailout-leaves-flag": (X86, "bail-out"), "fastpath-bailout-leaves-flag": (X86, "bail-out"),
     "early-return-leaves-flag": (VMX, "vmx-way-out"),
     "elide-without-recheck": (X86, "exit-request-mode"),
-    "elide-in-guest": (("mode/elide.o",), "elide-reads-flag"), "elide-before-mode": (MAIN, "kick-order"), "elide-wait": (MAIN, "request-wait"),
+    "elide-in-guest": (("mode/elide.o",), "elide-reads-flag"),
+    "elide-before-mode": (MAIN, "kick-order"), "elide-wait": (MAIN, "request-wait"),
     "flag-before-on": (VMX, "vmx-post-first"), "flag-before-virr": (SVM, "svm-virr-first"),
     "no-wake": (SVM, "svm-notifies"),
 }

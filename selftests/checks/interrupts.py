@@ -32,6 +32,8 @@ def test_posted(project, name):
     variants = posting.variants_of(name)
     if "ipi" in variants:       # what the series is held against there, stock but for one call
         variants = [v for v in variants if v != "stock"]
+    if project.full and posting.emulators.of(name).notifies:
+        variants = [*variants, "bare"]
     cells, done = posting.run_lab(name, project.build, workloads, posts=posts,
                                 variants=variants if project.full else (variants[0], "patched"),
                                 log=project.log(f"{name}-posted"))

@@ -9,8 +9,8 @@ from selftests.project import command, need, ROOT
 
 
 def test_build_is_clean(project):
-    """stock and patched modules build without a warning, objtool's included"""
-    for variant in ("stock", "patched"):
+    """stock and patched modules build without a warning, objtool's included; --full: and parts of the series"""
+    for variant in ("stock", "patched", *(("ipi", "bare") if project.full else ())):
         text = (project.build / f"log/modules-{variant}.log").read_text()
         need("LD [M]" in text, f"{variant}: the log shows no build")
         bad = [line for line in text.splitlines()

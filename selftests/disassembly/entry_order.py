@@ -23,7 +23,8 @@ LOOK, LOOK_BY_MODE = "read flag", "call kvm_mode_in_run_loop"
 BARRIERS = {"barrier", "call __srcu_read_unlock"}
 
 INLINES = ("vcpu_enter_guest", "kvm_vcpu_exit_request", "kvm_mode_enter", "kvm_mode_reenter",
-           "kvm_mode_exit", "kvm_mode_read", "kvm_mode_wake", "kvm_vcpu_exiting_run_loop", "kvm_request_needs_ipi", "kvm_make_request")
+           "kvm_mode_exit", "kvm_mode_read", "kvm_mode_wake", "kvm_vcpu_exiting_run_loop",
+           "kvm_request_needs_ipi", "kvm_make_request")
 
 
 class Paths:

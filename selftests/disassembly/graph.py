@@ -470,7 +470,7 @@ class Walker:
 
     @staticmethod
     def set_by(insn, outcome):
-        """The byte that SETcc writes, where the comparison tells."""
+        """The byte that SETcc writes, where the comparison tells; callers of a bool look at no more."""
         register = FULL.get(insn.operands[0]) if insn.name.startswith("set") and insn.operands else None
         value = settle(f"j{insn.name[3:]}", outcome) if register else None
         return frozenset() if value is None else frozenset({(register, ("const", int(value)))})
