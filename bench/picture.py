@@ -7,7 +7,7 @@ import html
 from bench import posts
 
 BASE, SERIES = "#777777", "#1f6fb2"
-WIDTH, LEFT, RIGHT = 560, 92, 64        # of the labels on both sides of the bars
+WIDTH, LEFT, RIGHT = 560, 108, 64       # of the labels on both sides of the bars
 BAR, STEP, HEAD = 13, 38, 34            # heights: a bar, a workload, a lab's name
 STYLE = ('.answer text{font:15px "DejaVu Sans",system-ui,sans-serif;fill:#222}'
          ".answer .small{font-size:13px;fill:#444}.answer .bold{font-weight:bold}")
