@@ -29,7 +29,7 @@ FULL = Plan(labs=("svm", "avic", "vmx"), posts={name: lab["posts"] for name, lab
             variants=("stock", "ipi", *posts.PEERS, "bare", "patched", "patched_off"), share=3,
             latencies=tuple(latency.FORMS), latency_variants=latency.SHOWN, rounds=latency.ROUNDS,
             apf_variants=apf.VARIANTS, apf_rounds=apf.ROUNDS, others=True, scaling=True, flight=True,
-            minutes=60)
+            minutes=66)
 QUICK = Plan(labs=("avic", "vmx"), posts={name: lab["quick"] for name, lab in posts.LABS.items()},
              variants=("stock", "ipi", "patched"), share=1,
              latencies=QUICK_LATENCIES, latency_variants=("stock", "patched"), rounds=2,

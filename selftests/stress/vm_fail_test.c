@@ -256,7 +256,6 @@ static void post_to_absent(struct rig *r)
 static void stay_out(struct rig *r)
 {
 	long long sent, kicked;
-
 	bool counted;
 
 	settle(r);
