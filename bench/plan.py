@@ -34,12 +34,12 @@ QUICK = Plan(labs=("avic", "vmx"), posts={name: lab["quick"] for name, lab in po
              variants=("stock", "ipi", "patched"), share=1,
              latencies=QUICK_LATENCIES, latency_variants=("stock", "patched"), rounds=2,
              apf_variants=("stock", "patched"), apf_rounds=2, others=False, scaling=False, flight=False,
-             minutes=10)
+             minutes=6)
 
 
 def left_out(labs):
     """What the quick form, run in @labs, says at its end."""
     others = ", ".join(f"the {name} lab" for name in FULL.labs if name not in labs)
     return (f"left out: {others}{', ' if others else ''}the peers and the series with its parts "
-            "switched off, most latencies, rt-tests, a whole VM, up to 16 vCPUs, IPIs that take time; "
-            "and few rounds are few. All of it: make bench FULL=1")
+            "switched off, most latencies, rt-tests, a whole VM, up to 16 vCPUs, six seeds, IPIs that take "
+            "time; and few rounds are few. All of it: make bench FULL=1")
