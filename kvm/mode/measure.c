@@ -22,7 +22,7 @@
 DEFINE_STATIC_KEY_TRUE(kvm_precise_notify);
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_precise_notify);
 
-DEFINE_PER_CPU_ALIGNED(u64, kvm_mode_counts[NR_KVM_MODE_EVENTS]);
+DEFINE_PER_CPU_ALIGNED(struct kvm_mode_counts, kvm_mode_counts);
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mode_counts);
 
 static const char * const event_names[NR_KVM_MODE_EVENTS] = {
@@ -41,7 +41,7 @@ static int count_get(void *data, u64 *sum)
 	int cpu;
 
 	for_each_possible_cpu(cpu)
-		n += READ_ONCE(*per_cpu_ptr(&kvm_mode_counts[event], cpu));
+		n += READ_ONCE(per_cpu_ptr(&kvm_mode_counts, cpu)->n[event]);
 
 	*sum = n;
 	return 0;

@@ -31,11 +31,15 @@ enum kvm_mode_event {
 	NR_KVM_MODE_EVENTS,
 };
 
-DECLARE_PER_CPU_ALIGNED(u64, kvm_mode_counts[NR_KVM_MODE_EVENTS]);
+struct kvm_mode_counts {
+	u64 n[NR_KVM_MODE_EVENTS];
+};
+
+DECLARE_PER_CPU_ALIGNED(struct kvm_mode_counts, kvm_mode_counts);
 
 static __always_inline void kvm_mode_count(enum kvm_mode_event event)
 {
-	this_cpu_inc(kvm_mode_counts[event]);
+	this_cpu_inc(kvm_mode_counts.n[event]);
 }
 
 /* By the flag @vcpu is in the host.  Would it have been notified without the flag? */
