@@ -4,7 +4,9 @@
 # Everything generated lives under build/.  The kernel build itself is in
 # Kbuild; what a step does is in scripts/, lab/, bench/ and selftests/.
 
-BASE ?= 6.12
+# The oldest base is taken where none is named.
+FIRST := $(shell cd patches && printf '%s\n' [0-9]* | sort -V | head -n 1)
+BASE ?= $(FIRST)
 LAB ?= svm
 KVM ?= patched
 POSTS ?=
@@ -16,15 +18,14 @@ KTAP ?=
 
 # What does not depend on the base is in SHARED; so is everything of the first base.  The
 # programs for L1 are built once, against the first base's selftests library.
-FIRST := 6.12
 SHARED := build
 BUILD := $(SHARED)$(if $(filter-out $(FIRST),$(BASE)),/$(BASE))
 DOWNLOADS := $(SHARED)/downloads
 KERNEL := $(SHARED)/kernel/$(BASE)
 SOURCE := $(KERNEL)/linux-source-$(BASE)
 PROGRAMS := $(SHARED)/kernel/$(FIRST)
-# Other bases are from another suite of Debian and want its compiler and libc.
-ROOT := $(if $(filter-out $(FIRST),$(BASE)),$(KERNEL)/root)
+# A base from another suite of Debian wants its compiler and libc.
+root = $$([ ! -e $(KERNEL)/suite ] || echo --root $(KERNEL)/root)
 LABS := svm avic vmx
 
 export KVM_MODE_START := $(shell date +%s)
@@ -54,7 +55,7 @@ help:
 	@echo 'make stress             the stress tests for long (DURATION=seconds, WHERE="svm avic vmx" or host)'
 	@echo 'make modules KVER=...   patched kvm.ko, kvm-intel.ko and kvm-amd.ko for installed headers'
 	@echo 'make install            patched modules on this host, through DKMS; make uninstall'
-	@echo 'make series             the series as mails for `git am`, in $(SHARED)/series/BASE/ (BASE=6.12 or 7.2)'
+	@echo 'make series             the series as mails for `git am`, in $(SHARED)/series/BASE/ (BASE='"$$(cd patches && echo [0-9]*)"')'
 	@echo 'make compare            two results.json, before and after: A=file B=file'
 	@echo 'make clean              remove $(BUILD)/, except downloads'
 	@echo 'make help ALL=1         everything else: perf, cost, mutants, debug kernels, CI kit, packages'
@@ -83,7 +84,7 @@ help:
 	@echo 'make ci-kit           $(BUILD)/kvm-mode-ci.tar.gz: what a CI farm (LAVA) runs on its machines'
 	@echo 'make lab              a shell in L1, or RUN="command"; its exit status comes back'
 	@echo '                      (LAB=svm|avic|vmx, KVM=stock|patched)'
-	@echo '                      BASE=7.2 with any of these: on that base, in $(SHARED)/7.2/'
+	@echo '                      BASE=7.3, say, with any of these: on that base, in $(SHARED)/7.3/'
 	@echo 'make modules          $(BUILD)/modules/KVER/{kvm,kvm-intel,kvm-amd}.ko for installed headers'
 	@echo '                      (KVER=release, as in uname -r)'
 	@echo 'make deb              $(BUILD)/deb/kvm-mode-dkms_VERSION_all.deb: modules through DKMS'
@@ -92,7 +93,7 @@ help:
 	@echo 'make check-install    rehearses that: apt, reboot, kernel upgrade, removal, in Debian roots under'
 	@echo '                      QEMU (SUITES="bookworm trixie")'
 	@echo 'make series           the series as mails for `git am`, in $(BUILD)/series/BASE/'
-	@echo '                      (BASE=6.12; SIGNOFF=1 adds your Signed-off-by)'
+	@echo '                      (BASE=$(FIRST); SIGNOFF=1 adds your Signed-off-by)'
 	@echo 'make series-check     applies, checks and builds each of them; the last one in other'
 	@echo '                      configurations too, with clang and for other architectures'
 	@echo '                      (PLAIN=tarball: do they apply to this kernel.org release?)'
@@ -116,10 +117,10 @@ $(SHARED)/kernel/%/version: scripts/fetch-kernel | deps
 	@$(call step,60,fetch-kernel-$*) "fetch source, image and headers of Linux $*" \
 		scripts/fetch-kernel $* $(DOWNLOADS) $(@D)
 
-$(KERNEL)/root/.done: scripts/make-root scripts/in-root $(KERNEL)/version
-	@scripts/install-deps scripts/packages-root
-	@$(call step,45,root) "make a root to build for Linux $(BASE) in" \
-		scripts/make-root $(KERNEL) $(DOWNLOADS) $(@D)
+$(KERNEL)/.root: scripts/make-root scripts/in-root $(KERNEL)/version
+	@[ ! -e $(KERNEL)/suite ] || scripts/install-deps scripts/packages-root
+	@[ ! -e $(KERNEL)/suite ] || $(call step,45,root) "make a root to build for Linux $(BASE) in" \
+		scripts/make-root $(KERNEL) $(DOWNLOADS) $(KERNEL)/root
 	@touch $@
 
 $(DOWNLOADS)/bochs/.done: lab/bochs/fetch.sh | deps
@@ -154,8 +155,8 @@ $(BUILD)/tree/%/.done:
 # These change a few files of others, which are built: peers, the series' first patch, and the
 # series without its last set.
 PEERS := s4 unbound
-$(PEERS:%=$(BUILD)/tree/%/.done): $(BUILD)/tree/%/.done: bench/peers/$(BASE)/%.patch
-$(BUILD)/tree/ipi/.done: $(wildcard patches/$(BASE)/kvm-vmx-send-*.patch) patches/series
+$(PEERS:%=$(BUILD)/tree/%/.done): $(wildcard patches/$(BASE)/peers/*.patch patches/common/peers/*.patch)
+$(BUILD)/tree/ipi/.done: $(wildcard patches/$(BASE)/kvm-vmx-send-*.patch patches/common/kvm-vmx-send-*.patch) patches/series
 $(BUILD)/tree/bare/.done: ALIKE := patched
 $(BUILD)/tree/bare/.done: $(BUILD)/modules/patched/.done
 $(foreach t,$(PEERS) ipi,$(BUILD)/tree/$t/.done): ALIKE := stock
@@ -166,14 +167,14 @@ $(foreach t,$(PEERS) ipi bare,$(BUILD)/tree/$t/.done): $(BUILD)/tree/%/.done: sc
 	@touch $@
 
 $(BUILD)/modules/%/.done: $(BUILD)/tree/%/.done scripts/build-modules scripts/lab-flags $(wildcard selftests/probe/*) \
-		$(ROOT:%=%/.done)
+		$(KERNEL)/.root
 	@$(call step,80,modules-$*) "build $* modules" scripts/build-modules --with-probe \
-		$(ROOT:%=--root %) $(BUILD)/tree/$* $$(cat $(KERNEL)/version) $(BUILD)/modules/$*
+		$(root) $(BUILD)/tree/$* $$(cat $(KERNEL)/version) $(BUILD)/modules/$*
 	@touch $@
 
 $(BUILD)/types.o: $(BUILD)/modules/patched/.done scripts/build-types scripts/copy-tree
 	@$(call step,10,types) "build debug information of KVM's structures" scripts/build-types \
-		$(ROOT:%=--root %) $(BUILD)/tree/patched $$(cat $(KERNEL)/version) $@
+		$(root) $(BUILD)/tree/patched $$(cat $(KERNEL)/version) $@
 
 ifdef KVER
 .PHONY: modules

@@ -26,7 +26,7 @@ from bench import (apf, environment, flight, host, instructions, kept, ktap, lat
 from bench.guest import whole_vm
 from bench.progress import align, say
 from bench.rt import scheduling
-from lab import emulators, lab, side_by_side
+from lab import bases, emulators, lab, side_by_side
 
 # key in results.json: who runs it in L1, and what it is
 OTHERS = {
@@ -47,7 +47,7 @@ def parse():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--build", default="build")
-    args.add_argument("--base", default="6.12")
+    args.add_argument("--base", default=bases.DEFAULT)
     args.add_argument("--out", help="folder of results.json and report.html; default: BUILD/bench")
     args.add_argument("--full", action="store_true",
                       help=f"everything, about {plan.FULL.minutes} minutes; else about {plan.QUICK.minutes}")

@@ -6,11 +6,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab import bases
+
 LINE = re.compile(r"WARNING: (?:CPU: \d+ PID: \d+ at )?(\S+):(\d+)\b")
 
 
 @dataclass(frozen=True)
 class BaseWarning:
+    """One of a base's traits."""
     file: str       # in the base's source
     text: str       # what its line has
     cause: str
@@ -18,19 +21,14 @@ class BaseWarning:
     shown: str
 
 
-BASE_WARNINGS = {"7.2": (
-    # Seen on stock with the values printed: no slot, KVM_PFN_NOSLOT, a present SPTE.
-    BaseWarning("arch/x86/kvm/mmu/tdp_mmu.c",
-                "WARN_ON_ONCE(fault->pfn != spte_to_pfn(iter->old_spte));",
-                "a vCPU faults before a memslot is there, and maps after another vCPU has mapped it",
-                "avic", "/stress/lost_kick_test -d 1000 -n 4000 -c 'memslots replaced'"),
-)}
+def known_of(base):
+    return [BaseWarning(**one) for one in bases.traits(base)["warnings"]]
 
 
 def find(line, base, source):
     """The BaseWarning that @line, of L1's console, is in @base, or None. @source: a tree of it."""
     match = LINE.search(line)
-    for known in BASE_WARNINGS.get(base, ()) if match else ():
+    for known in known_of(base) if match else ():
         path = Path(source) / known.file
         # Modules built out of tree say where from there.
         if known.file.endswith("/" + match[1]) and path.is_file():

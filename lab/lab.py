@@ -25,7 +25,7 @@ from collections import deque
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])     # the packages
-from lab import base_warnings, monitor
+from lab import base_warnings, bases, monitor
 from lab.emulators import EMULATORS, find_one, LabError
 from lab.mkinitramfs import small_cpio
 
@@ -59,10 +59,10 @@ class DeadTimer(LabError):
 
 
 def base_of(build):
-    """The base kernel that a build folder is for; make writes it down if it is not the first."""
+    """The base kernel that a build folder is for; make writes it down if it is not the default."""
     with contextlib.suppress(OSError):
         return (Path(build) / "base").read_text(encoding="ascii").strip()
-    return "6.12"
+    return bases.DEFAULT
 
 
 class Options:

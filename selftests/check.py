@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
-from lab import lab, side_by_side
+from lab import bases, lab, side_by_side
 from selftests.checks import (bad_input, farm, interrupts, labs, machine_code, measuring, models,
                               series, sources)
 from selftests.project import Failed, Project
@@ -135,7 +135,7 @@ def parse():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--build", default="build")
-    args.add_argument("--base", default="6.12")
+    args.add_argument("--base", default=bases.DEFAULT)
     args.add_argument("--full", action="store_true", help="every test, in its longer form")
     args.add_argument("--only", default="", help="run tests whose name contains this")
     args.add_argument("--list", action="store_true", help="the tests' names and what they show")

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
-from lab import emulators, lab, side_by_side
+from lab import bases, emulators, lab, side_by_side
 
 VARIANTS = ("stock", "patched")
 AGAIN = 3                   # more runs of a test that differs
@@ -223,7 +223,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--build", default="build")
-    args.add_argument("--base", default="6.12")
+    args.add_argument("--base", default=bases.DEFAULT)
     args.add_argument("--labs", default="svm vmx")
     args.add_argument("--tests", default="", help="only these (default: all)")
     args.add_argument("--markdown", nargs="+", metavar="FILE",

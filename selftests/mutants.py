@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Builds every mutant of the series (selftests/mutants) and runs the cheapest check that
-should notice it. Prints a table: mutant, what caught it, after how long; or KTAP. Called by
+"""Builds every mutant of the series (mutants/ in patches/BASE and patches/common) and runs the
+cheapest check that should notice it. Prints a table: mutant, what caught it, after how long; or KTAP. Called by
 `make mutants`; check.py runs the part that needs no lab.
 
 Static mutants are caught in the machine code, by disassembly/check.py. Dynamic
@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
-from lab import lab
+from lab import bases, lab
 from selftests.project import Project
 
 VMX_ENTRY, SVM_ENTRY = ("vmx/vmenter.o",), ("svm/vmenter.o",)
@@ -211,7 +211,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--build", default="build")
-    args.add_argument("--base", default="6.12")
+    args.add_argument("--base", default=bases.DEFAULT)
     args.add_argument("--static", action="store_true", help="only those that need no lab")
     args.add_argument("--only", default="", help="only mutants whose name contains this")
     args.add_argument("--ktap", action="store_true", help="KTAP instead of the table")

@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+from lab import bases
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -40,8 +42,8 @@ class Project:
 
     def patch_file(self, mutant):
         """A base whose code around the fault differs has its own patch, to the same effect."""
-        own = ROOT / f"selftests/mutants/{self.base}/{mutant}.patch"
-        return own if own.exists() else ROOT / f"selftests/mutants/{mutant}.patch"
+        own = bases.FOLDER / self.base / f"mutants/{mutant}.patch"
+        return own if own.exists() else bases.FOLDER / f"common/mutants/{mutant}.patch"
 
     def kvm(self, variant):
         return self.build / "tree" / variant / "arch/x86/kvm"

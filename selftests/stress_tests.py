@@ -4,11 +4,11 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+from lab import bases
+
 FOLDER = Path(__file__).resolve().parent / "stress"
 TABLE = tomllib.loads((FOLDER / "tests.toml").read_text())["test"]
 
-# Later bases have no such parameter: L1's controls are checked by the entry itself.
-EARLY_CHECK = {"6.12": "nested_early_check=1"}
 
 
 class Command(NamedTuple):
@@ -29,7 +29,7 @@ def options(amount):
 
 def for_base(text, base):
     """@text, with parameters of KVM as @base has them."""
-    return text.format(early_check=EARLY_CHECK.get(base, ""))
+    return text.format(early_check=bases.traits(base)["early_check"])
 
 
 def commands(job, lab, base):

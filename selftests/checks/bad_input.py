@@ -15,16 +15,16 @@ def test_bad_base(project):
     other.mkdir()
     (other / "Makefile").write_text("VERSION = 5\nPATCHLEVEL = 4\n")
     for argv, words in (
-            (("scripts/prepare-tree", "patched", "6.12", other, there / "t"), "5.4, not 6.12"),
+            (("scripts/prepare-tree", "patched", project.base, other, there / "t"), f"5.4, not {project.base}"),
             (("scripts/prepare-tree", "patched", "5.4", other, there / "t"), "no patches"),
-            (("scripts/prepare-tree", "patched", "6.12", there / "none", there / "t"),
+            (("scripts/prepare-tree", "patched", project.base, there / "none", there / "t"),
              "no kernel source"),
-            (("scripts/build-modules", project.build / "tree/patched", "6.12.0-none",
-              there / "m"), "no headers for 6.12.0-none"),
+            (("scripts/build-modules", project.build / "tree/patched", f"{project.base}.0-none",
+              there / "m"), f"no headers for {project.base}.0-none"),
             (("scripts/build-modules", *project.root, project.source, project.release, there / "m"),
              "not made by prepare-tree"),
-            (("scripts/make-series", "6.12", other, "docs/results.json", there / "s"),
-             "5.4, not 6.12"),
+            (("scripts/make-series", project.base, other, "docs/results.json", there / "s"),
+             f"5.4, not {project.base}"),
             (("scripts/make-series", project.base, project.source, other / "Makefile", there / "s"),
              "Makefile: "),
             (("dkms/supported", "5.4.1-amd64", "--why"), "no patches for Linux 5.4.1-amd64"),

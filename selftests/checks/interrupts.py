@@ -6,7 +6,7 @@ import sys
 import time
 
 from bench import posts as posting
-from lab import base_warnings, lab
+from lab import base_warnings, bases, lab
 from selftests import kvm_selftests, mutants, stress, stress_tests
 from selftests.checks.farm import ktap_passes_on
 from selftests.project import need
@@ -215,7 +215,7 @@ def test_stress(project, name):
 
 def test_base_warnings(project):
     """a warning of the base's own is told from others, and stock KVM gives it"""
-    for base, known in ((b, k) for b, some in base_warnings.BASE_WARNINGS.items() for k in some):
+    for base, known in ((b, k) for b in bases.names() for k in base_warnings.known_of(b)):
         tree = project.work / "base-warnings"
         path = tree / known.file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ def test_base_warnings(project):
         for other, where in ((line % 1, base), (line % 9, base), (line % 2, "5.4"),
                              (line.replace(path.name, "other.c") % 2, base)):
             need(not base_warnings.find(other, where, tree), f"{where}: taken for known: {other}")
-    for known in base_warnings.BASE_WARNINGS.get(project.base, ()):
+    for known in base_warnings.known_of(project.base):
         done = lab.run(known.lab, "stock", known.shown, build=project.build, timeout=300,
                        log=project.log(f"{known.lab}-base-warning"))
         need(not done.status and done.base_warnings and not done.warnings,

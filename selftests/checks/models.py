@@ -19,7 +19,7 @@ def test_litmus_named(project):
     status, out = command("models/litmus/run.py", "--list")
     need(status == 0, out)
     proofs, named = set(out.split()), {}
-    for file in (*ROOT.glob("kvm/*/*"), *ROOT.glob("patches/*/*")):
+    for file in (*ROOT.glob("kvm/*/*"), *ROOT.glob("patches/*/*.patch")):
         # A list may go on over lines of the comment, to the first full stop.
         text = re.sub(r"\n[+ ]?\s*\*\s?", " ", file.read_text())
         for names in re.findall(r"Litmus: ([a-z0-9, -]+)", text):

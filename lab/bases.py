@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The bases: kernels that patches/ has a folder for. What tools have to know of one beside its
+patches is in patches/BASE/traits.toml, where there is something: see KNOWN."""
+import tomllib
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / "patches"
+
+KNOWN = {
+    # A parameter of kvm-intel with which L1's controls are checked ahead of the entry, and not by it.
+    "early_check": "",
+    # Preemption is lazy, unless asked for otherwise.
+    "lazy_preemption": False,
+    # Warnings of its own, which stock KVM gives as well: base_warnings.py.
+    "warnings": [],
+}
+
+
+def names():
+    """All of them, oldest first."""
+    return sorted((path.name for path in FOLDER.glob("[0-9]*")),
+                  key=lambda name: [int(part) for part in name.split(".")])
+
+
+# The oldest is the one that is taken where none is named.
+DEFAULT = names()[0]
+
+
+def traits(base):
+    """KNOWN, with what is different in @base."""
+    path = FOLDER / base / "traits.toml"
+    own = tomllib.loads(path.read_text()) if path.exists() else {}
+    if own.keys() - KNOWN.keys():
+        raise ValueError(f"{path}: not known: {sorted(own.keys() - KNOWN.keys())}")
+    return KNOWN | own
