@@ -7,6 +7,8 @@
 # The oldest base is taken where none is named.
 FIRST := $(shell cd patches && printf '%s\n' [0-9]* | sort -V | head -n 1)
 BASE ?= $(FIRST)
+# BASE=6.12-rt, say, is that version's kernel with PREEMPT_RT.
+VERSION := $(BASE:%-rt=%)
 LAB ?= svm
 KVM ?= patched
 POSTS ?=
@@ -22,7 +24,7 @@ SHARED := build
 BUILD := $(SHARED)$(if $(filter-out $(FIRST),$(BASE)),/$(BASE))
 DOWNLOADS := $(SHARED)/downloads
 KERNEL := $(SHARED)/kernel/$(BASE)
-SOURCE := $(KERNEL)/linux-source-$(BASE)
+SOURCE := $(KERNEL)/linux-source-$(VERSION)
 PROGRAMS := $(SHARED)/kernel/$(FIRST)
 # A base from another suite of Debian wants its compiler and libc.
 root = $$([ ! -e $(KERNEL)/suite ] || echo --root $(KERNEL)/root)
@@ -143,27 +145,27 @@ qemu: $(SHARED)/qemu-mended/.done
 
 # --- modules ------------------------------------------------------------------
 
-SERIES := $(wildcard patches/$(BASE)/*.patch patches/common/*.patch kvm/*/* kvm-asm-offsets/*) \
+SERIES := $(wildcard patches/$(VERSION)/*.patch patches/common/*.patch kvm/*/* kvm-asm-offsets/*) \
 	patches/landing patches/series
 
 $(BUILD)/tree/stock/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version
 $(BUILD)/tree/patched/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version $(SERIES)
 $(BUILD)/tree/%/.done:
-	@scripts/prepare-tree --with-probe $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
+	@scripts/prepare-tree --with-probe $* $(VERSION) $(SOURCE) $(BUILD)/tree/$*
 	@touch $@
 
 # These change a few files of others, which are built: peers, the series' first patch, and the
 # series without its last set.
 PEERS := s4 unbound
-$(PEERS:%=$(BUILD)/tree/%/.done): $(wildcard patches/$(BASE)/peers/*.patch patches/common/peers/*.patch)
-$(BUILD)/tree/ipi/.done: $(wildcard patches/$(BASE)/kvm-vmx-send-*.patch patches/common/kvm-vmx-send-*.patch) patches/series
+$(PEERS:%=$(BUILD)/tree/%/.done): $(wildcard patches/$(VERSION)/peers/*.patch patches/common/peers/*.patch)
+$(BUILD)/tree/ipi/.done: $(wildcard patches/$(VERSION)/kvm-vmx-send-*.patch patches/common/kvm-vmx-send-*.patch) patches/series
 $(BUILD)/tree/bare/.done: ALIKE := patched
 $(BUILD)/tree/bare/.done: $(BUILD)/modules/patched/.done
 $(foreach t,$(PEERS) ipi,$(BUILD)/tree/$t/.done): ALIKE := stock
 $(foreach t,$(PEERS) ipi,$(BUILD)/tree/$t/.done): $(BUILD)/modules/stock/.done
 $(foreach t,$(PEERS) ipi bare,$(BUILD)/tree/$t/.done): $(BUILD)/tree/%/.done: scripts/copy-tree
 	@scripts/copy-tree $(BUILD)/tree/$(ALIKE) $(BUILD)/tree/$*
-	@scripts/prepare-tree --with-probe $* $(BASE) $(SOURCE) $(BUILD)/tree/$*
+	@scripts/prepare-tree --with-probe $* $(VERSION) $(SOURCE) $(BUILD)/tree/$*
 	@touch $@
 
 $(BUILD)/modules/%/.done: $(BUILD)/tree/%/.done scripts/build-modules scripts/lab-flags $(wildcard selftests/probe/*) \
@@ -198,18 +200,18 @@ RESULTS ?= docs/results.json
 
 .PHONY: series
 series: $(KERNEL)/version
-	@scripts/make-series $(if $(SIGNOFF),--sign-off) $(BASE) $(SOURCE) $(RESULTS) $(SHARED)/series/$(BASE)
+	@scripts/make-series $(if $(SIGNOFF),--sign-off) $(VERSION) $(SOURCE) $(RESULTS) $(SHARED)/series/$(BASE)
 	@ls $(SHARED)/series/$(BASE)/*.patch
 
 # Each use of vcpu->mode and each kick of the base, and its rule.
 .PHONY: users
 users: $(KERNEL)/version
-	@scripts/list-users --check $(BASE) $(SOURCE)
+	@scripts/list-users --check $(VERSION) $(SOURCE)
 
 .PHONY: series-check
 series-check: series
 	@scripts/install-deps scripts/packages-series
-	@scripts/series-check $(if $(PLAIN),--plain $(PLAIN)) $(BASE) $(SOURCE) \
+	@scripts/series-check $(if $(PLAIN),--plain $(PLAIN)) $(VERSION) $(SOURCE) \
 		$(SHARED)/series/$(BASE) $(SHARED)/series-check/$(BASE)
 
 # --- packages -------------------------------------------------------------------
@@ -406,7 +408,7 @@ $(BUILD)/debug/%/version: lab/debug-kernel/build.sh lab/debug-kernel/common.conf
 
 $(BUILD)/debug/%/lab.cpio: $(BUILD)/debug/%/version $(SERIES) scripts/prepare-tree scripts/build-modules scripts/lab-flags \
 		$(wildcard selftests/probe/*) $(SHARED)/bin/stress/.done $(wildcard lab/l1/*)
-	@scripts/prepare-tree --with-probe patched $(BASE) $(SOURCE) $(@D)/tree
+	@scripts/prepare-tree --with-probe patched $(VERSION) $(SOURCE) $(@D)/tree
 	@$(call step,150,debug-modules-$*) "build modules for the $* kernel" \
 		scripts/build-modules --with-probe --headers $(@D)/build \
 		$(@D)/tree $$(cat $<) $(@D)/modules

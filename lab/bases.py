@@ -26,9 +26,14 @@ def names():
 DEFAULT = names()[0]
 
 
+def version(base):
+    """The kernel's version: 6.12-rt is 6.12 with PREEMPT_RT."""
+    return base.removesuffix("-rt")
+
+
 def traits(base):
     """KNOWN, with what is different in @base."""
-    path = FOLDER / base / "traits.toml"
+    path = FOLDER / version(base) / "traits.toml"
     own = tomllib.loads(path.read_text()) if path.exists() else {}
     if own.keys() - KNOWN.keys():
         raise ValueError(f"{path}: not known: {sorted(own.keys() - KNOWN.keys())}")

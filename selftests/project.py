@@ -30,9 +30,10 @@ class Project:
 
     def __init__(self, args):
         self.build, self.base = Path(args.build).resolve(), args.base
+        self.version = bases.version(args.base)
         self.all = self.full = getattr(args, "full", True)
         self.kernel = self.build / "kernel" / args.base
-        self.source = self.kernel / f"linux-source-{args.base}"
+        self.source = self.kernel / f"linux-source-{self.version}"
         self.release = (self.kernel / "version").read_text().strip()
         root = self.kernel / "root"
         self.root = ["--root", root] if root.is_dir() else []
@@ -42,7 +43,7 @@ class Project:
 
     def patch_file(self, mutant):
         """A base whose code around the fault differs has its own patch, to the same effect."""
-        own = bases.FOLDER / self.base / f"mutants/{mutant}.patch"
+        own = bases.FOLDER / self.version / f"mutants/{mutant}.patch"
         return own if own.exists() else bases.FOLDER / f"common/mutants/{mutant}.patch"
 
     def kvm(self, variant):
@@ -54,7 +55,7 @@ class Project:
         built = self.build / "tree/patched"
         # Its build starts from what is built there, or from its own state of the run before.
         for argv in ((("scripts/copy-tree", built, tree),) if not tree.is_dir() else ()) + (
-                ("scripts/prepare-tree", "--with-probe", "patched", self.base, self.source, tree),):
+                ("scripts/prepare-tree", "--with-probe", "patched", self.version, self.source, tree),):
             status, out = command(*argv)
             need(status == 0, out)
         if patch:

@@ -15,17 +15,17 @@ def test_bad_base(project):
     other.mkdir()
     (other / "Makefile").write_text("VERSION = 5\nPATCHLEVEL = 4\n")
     for argv, words in (
-            (("scripts/prepare-tree", "patched", project.base, other, there / "t"), f"5.4, not {project.base}"),
+            (("scripts/prepare-tree", "patched", project.version, other, there / "t"), f"5.4, not {project.version}"),
             (("scripts/prepare-tree", "patched", "5.4", other, there / "t"), "no patches"),
-            (("scripts/prepare-tree", "patched", project.base, there / "none", there / "t"),
+            (("scripts/prepare-tree", "patched", project.version, there / "none", there / "t"),
              "no kernel source"),
-            (("scripts/build-modules", project.build / "tree/patched", f"{project.base}.0-none",
-              there / "m"), f"no headers for {project.base}.0-none"),
+            (("scripts/build-modules", project.build / "tree/patched", f"{project.version}.0-none",
+              there / "m"), f"no headers for {project.version}.0-none"),
             (("scripts/build-modules", *project.root, project.source, project.release, there / "m"),
              "not made by prepare-tree"),
-            (("scripts/make-series", project.base, other, "docs/results.json", there / "s"),
-             f"5.4, not {project.base}"),
-            (("scripts/make-series", project.base, project.source, other / "Makefile", there / "s"),
+            (("scripts/make-series", project.version, other, "docs/results.json", there / "s"),
+             f"5.4, not {project.version}"),
+            (("scripts/make-series", project.version, project.source, other / "Makefile", there / "s"),
              "Makefile: "),
             (("dkms/supported", "5.4.1-amd64", "--why"), "no patches for Linux 5.4.1-amd64"),
             (("dkms/supported", "6.12.999+none-amd64", "--why"), "no headers for 6.12.999+none-amd64"),
@@ -44,7 +44,7 @@ def test_full_disk(project):
     status, out = command("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk)
     need(status == 0, out)
     try:
-        status, out = command("scripts/prepare-tree", "patched", project.base,
+        status, out = command("scripts/prepare-tree", "patched", project.version,
                               project.source, disk / "tree")
         need(status != 0 and "No space left" in out, f"status {status}: {out[-300:]}")
         need(not leftovers(disk), f"left behind: {leftovers(disk)}")

@@ -7,7 +7,7 @@ from selftests.project import command, leftovers, need, ROOT
 
 
 def series(project, out, *options):
-    return command("scripts/make-series", *options, project.base, project.source,
+    return command("scripts/make-series", *options, project.version, project.source,
                    "docs/results.json", out)
 
 
@@ -23,12 +23,12 @@ def test_series(project):
     need(made[0] == made[1], "two runs differ")
     mails = sorted((there / "one").glob("*.patch"))
     in_sets = [m for m in (there / "one").glob("*/*.patch") if not m.name.startswith("0000-")]
-    status, listed = command("scripts/list-series", project.base)
+    status, listed = command("scripts/list-series", project.version)
     need(status == 0 and len(mails) == len(in_sets) == len(listed.splitlines()),
          f"{len(mails)} mails, {len(in_sets)} in sets, status {status}: {listed}")
     if not project.full:
         return
-    status, out = command("scripts/series-check", "--quick", project.base, project.source,
+    status, out = command("scripts/series-check", "--quick", project.version, project.source,
                           there / "one", there / "check")
     need(status == 0 and len(re.findall(r"^00\d\d-.* ok ", out, re.MULTILINE)) == len(mails) and
          re.search(r"^without page-ready +ok", out, re.MULTILINE), out[-2000:])
@@ -44,7 +44,7 @@ def test_series_refused(project):
     styled, missed = (next(m for m in mails if part in m.name) for part in ("-Track-", "VMX-Notify"))
     styled.write_text(styled.read_text().replace("\n\n", "\n\n" + "too long " * 12 + "\n", 1))
     missed.unlink()
-    status, out = command("scripts/series-check", "--quick", project.base, project.source,
+    status, out = command("scripts/series-check", "--quick", project.version, project.source,
                           there / "three", there / "check")
     need(status == 1 and f"{styled.name}: checkpatch" in out and "git am: " in out,
          f"status {status}: {out[-800:]}")
@@ -69,7 +69,7 @@ def test_series_refused(project):
     landing = copy / "patches/landing"
     landing.write_text(re.sub(r"^(guests/messages.c\t.*\t).*$", r"\1none", landing.read_text(),
                               flags=re.MULTILINE))
-    status, out = command(copy / "scripts/make-series", project.base, project.source,
+    status, out = command(copy / "scripts/make-series", project.version, project.source,
                           ROOT / "docs/results.json", there / "four")
     need(status == 1 and "messages.c is to land with none" in out, f"landing: status {status}: {out}")
     # One whose labs run something else.
@@ -77,7 +77,7 @@ def test_series_refused(project):
     prepare = copy / "scripts/prepare-tree"
     prepare.write_text(prepare.read_text().replace('chmod 755 "$new"\n',
                                                    'chmod 755 "$new"\necho >>"$new/virt/kvm/Makefile.kvm"\n'))
-    status, out = command(copy / "scripts/make-series", project.base, project.source,
+    status, out = command(copy / "scripts/make-series", project.version, project.source,
                           ROOT / "docs/results.json", there / "four")
     need(status == 1 and "not what the labs run" in out, f"other labs: status {status}: {out}")
     need(not [n for n in leftovers(there) if n.startswith("four")], f"left: {leftovers(there)}")

@@ -76,7 +76,7 @@ CHECKPATCH_EVENTS = ("PARENTHESIS_ALIGNMENT", "OPEN_ENDED_LINE", "SPACING")
 
 def test_users(project):
     """each use of vcpu->mode and each kick of the base has its rule; one more is noticed"""
-    status, out = command("scripts/list-users", "--check", project.base, project.source)
+    status, out = command("scripts/list-users", "--check", project.version, project.source)
     need(status == 0, out)
     there = project.work / "users"
     shutil.rmtree(there, ignore_errors=True)
@@ -85,7 +85,7 @@ def test_users(project):
         shutil.copy(project.source / name, there / name)
     with (there / "arch/x86/kvm/i8259.c").open("a") as file:
         file.write("void one_more(struct kvm_vcpu *v)\n{\n\tif (v->mode)\n\t\tkvm_vcpu_kick(v);\n}\n")
-    status, out = command("scripts/list-users", "--check", project.base, there)
+    status, out = command("scripts/list-users", "--check", project.version, there)
     for words in ("i8259.c one_more kvm_vcpu_kick: 1 here, 0 listed", "i8259.c one_more mode: 1 here",
                   "lapic.c __apic_accept_irq kvm_vcpu_kick: not here any more"):
         need(status == 1 and words in out, f"status {status}, not said: {words}: {out[-800:]}")
@@ -103,7 +103,7 @@ def test_rename(project):
     """the semantic patch makes the series' rename again, but for comments and one macro"""
     there = project.work / "rename"
     shutil.rmtree(there, ignore_errors=True)
-    patch = next((ROOT / "patches" / project.base).glob("kvm-rename-vcpu-mode-s-values-*.patch"))
+    patch = next((ROOT / "patches" / project.version).glob("kvm-rename-vcpu-mode-s-values-*.patch"))
     names = [n for n in re.findall(r"^diff --git a/(\S+)", patch.read_text(), re.MULTILINE)
              if n.endswith((".c", ".h"))]
     for folder in ("cocci", "patch"):
