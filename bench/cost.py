@@ -9,7 +9,6 @@ Registers, displacements and constants are left out of the comparison: a structu
 grew moves them. Inlining moves instructions between functions; the sum is what counts.
 
 exit status: 0, 1 a failure, 125 the lab failed, 130 interrupted"""
-import argparse
 import re
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench.progress import align, say
-from lab import lab
+from lab import lab, program
 
 VARIANTS = ("stock", "patched")
 MODULES = {"kvm": "kvm.ko", "kvm_amd": "kvm-amd.ko"}
@@ -118,9 +117,7 @@ def report(found):
 
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--build", default="build")
+    args = program.options(__doc__)
     args = args.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         text = report({v: round_trip(args.build, v, Path(folder) / v) for v in VARIANTS})
@@ -132,10 +129,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except lab.LabError as error:
-        print(f"cost: {error}", file=sys.stderr)
-        sys.exit(125)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.start(main)

@@ -10,9 +10,7 @@ anyway.  Prints a table, writes BUILD/bench/flight.json.  Called by `make flight
 
 exit status: 0 done and the bounds hold, 1 an interrupt was lost, late or delivered twice, or a
 bound is missed, 125 a lab failed, 130 interrupted"""
-import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -20,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import kept, posts
 from bench.progress import align, say
-from lab import emulators, lab, side_by_side
+from lab import emulators, program, side_by_side
 
 LABS = emulators.amounts("flight")      # posts: for each pair of times, and variant
 # (on the way, VM entry), ticks of L1's TSC
@@ -135,9 +133,7 @@ def run(args):
 
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--build", default="build")
+    args = program.options(__doc__)
     args.add_argument("--labs", default=" ".join(LABS))
     args.add_argument("--posts", type=int, help="default: "
                       + ", ".join(f"{name} {amounts['posts']}" for name, amounts in LABS.items()))
@@ -149,11 +145,4 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except lab.LabError as error:
-        print(f"flight: {error}", file=sys.stderr)
-        sys.exit(125)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.start(main)

@@ -7,10 +7,8 @@ each kick that would send an IPI and need not wait, KVM counts whether it was le
 BUILD/bench/kicks.json.  Called by `make kicks`.
 
 exit status: 0 done, 1 a workload failed, 125 the lab failed, 130 interrupted"""
-import argparse
 import json
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench.progress import align, say
-from lab import lab, side_by_side
+from lab import lab, program, side_by_side
 
 POST = "kvm-mode-bench post --no-trace-kicks --stall 20000 --posts 3000 --workload"
 SELFTESTS = ("memslot_modification_stress_test",)
@@ -122,9 +120,7 @@ def run(args):
 
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--build", default="build")
+    args = program.options(__doc__)
     args.add_argument("--labs", default=" ".join(LABS))
     failed = run(args.parse_args())
     for text in failed:
@@ -133,11 +129,4 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except lab.LabError as error:
-        print(f"kicks: {error}", file=sys.stderr)
-        sys.exit(125)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.start(main)

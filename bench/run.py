@@ -10,10 +10,8 @@ this machine's own KVM: posts and latencies. Prints the tables, or KTAP, writes 
 exit status: 0 done and the guarantees hold, 1 an interrupt was lost, late or
 delivered twice, or a bound of the comparison is missed, 4 no usable KVM on this
 machine (--labs host), 125 a lab failed"""
-import argparse
 import json
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -26,7 +24,7 @@ from bench import (apf, environment, flight, host, instructions, kept, ktap, lat
 from bench.guest import whole_vm
 from bench.progress import align, say
 from bench.rt import scheduling
-from lab import bases, emulators, lab, side_by_side
+from lab import emulators, program, side_by_side
 
 # key in results.json: who runs it in L1, and what it is
 OTHERS = {
@@ -44,10 +42,7 @@ def commit():
 
 
 def parse():
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--build", default="build")
-    args.add_argument("--base", default=bases.DEFAULT)
+    args = program.options(__doc__, base=True)
     args.add_argument("--out", help="folder of results.json and report.html; default: BUILD/bench")
     args.add_argument("--full", action="store_true",
                       help=f"everything, about {plan.FULL.minutes} minutes; else about {plan.QUICK.minutes}")
@@ -265,14 +260,4 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except host.Unusable as error:
-        print(f"bench: {error}", file=sys.stderr)
-        sys.exit(4)
-    except lab.LabError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        sys.exit(125)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.start(main, [(host.Unusable, 4)], "bench")

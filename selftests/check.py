@@ -5,8 +5,6 @@ is most likely to break, or, with --full, all of them.  Called by `make check`, 
 built what the tests look at.  Mutants of the series (mutants/) show that the tests can fail.
 
 exit status: 0 all passed, 1 some failed, 130 interrupted"""
-import argparse
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +14,7 @@ from typing import Callable, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
-from lab import bases, lab, side_by_side
+from lab import lab, program, side_by_side
 from selftests.checks import (bad_input, farm, interrupts, labs, machine_code, measuring, models,
                               series, sources)
 from selftests.project import Failed, Project
@@ -132,10 +130,7 @@ def about(numbers):
 
 
 def parse():
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--build", default="build")
-    args.add_argument("--base", default=bases.DEFAULT)
+    args = program.options(__doc__, base=True)
     args.add_argument("--full", action="store_true", help="every test, in its longer form")
     args.add_argument("--only", default="", help="run tests whose name contains this")
     args.add_argument("--list", action="store_true", help="the tests' names and what they show")
@@ -164,8 +159,4 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.start(main)

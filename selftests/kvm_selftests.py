@@ -10,11 +10,9 @@ Results are also in BUILD/kvm-selftests/results.json.
 
 exit status: 0 no difference, 1 some test is different on patched, 125 the lab
 failed, 130 interrupted"""
-import argparse
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
-from lab import bases, emulators, lab, side_by_side
+from lab import emulators, lab, program, side_by_side
 
 VARIANTS = ("stock", "patched")
 AGAIN = 3                   # more runs of a test that differs
@@ -220,10 +218,7 @@ def case(where, name, row):
 
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--build", default="build")
-    args.add_argument("--base", default=bases.DEFAULT)
+    args = program.options(__doc__, base=True)
     args.add_argument("--labs", default="svm vmx")
     args.add_argument("--tests", default="", help="only these (default: all)")
     args.add_argument("--markdown", nargs="+", metavar="FILE",
@@ -262,11 +257,4 @@ def run(args):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except lab.LabError as error:
-        print(f"kvm-selftests: {error}", file=sys.stderr)
-        sys.exit(125)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.start(main, name="kvm-selftests")

@@ -9,9 +9,7 @@ ones are also run, in one boot of each lab, by the stress test that exists for t
 fault: a stress test that passes on broken code is a broken stress test.
 
 exit status: 0 every one was caught, 1 one was not, 125 the lab failed, 130 interrupted"""
-import argparse
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
-from lab import bases, lab
+from lab import lab, program
 from selftests.project import Project
 
 VMX_ENTRY, SVM_ENTRY = ("vmx/vmenter.o",), ("svm/vmenter.o",)
@@ -208,10 +206,7 @@ def table(rows):
 
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--build", default="build")
-    args.add_argument("--base", default=bases.DEFAULT)
+    args = program.options(__doc__, base=True)
     args.add_argument("--static", action="store_true", help="only those that need no lab")
     args.add_argument("--only", default="", help="only mutants whose name contains this")
     args.add_argument("--ktap", action="store_true", help="KTAP instead of the table")
@@ -248,14 +243,4 @@ def run(project, static, only):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except lab.LabError as error:
-        print(f"mutants: {error}", file=sys.stderr)
-        sys.exit(125)
-    except RuntimeError as error:
-        print(f"mutants: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.start(main, [(RuntimeError, 1)])

@@ -9,7 +9,6 @@ BUILD/stress/results.json.
 
 exit status: 0 nothing lost, late or failed, 1 something was, 4 no usable /dev/kvm on
 this machine, 125 the lab failed, 130 interrupted"""
-import argparse
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
-from lab import emulators, lab
+from lab import emulators, lab, program
 from selftests import stress_tests
 
 PLACES = (*emulators.EMULATORS, "host")
@@ -207,9 +206,7 @@ def write(results, path):
 
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--build", default="build")
+    args = program.options(__doc__)
     args.add_argument("--where", default="svm avic vmx",
                       help="labs, or host (default: svm avic vmx)")
     args.add_argument("--duration", type=int, default=600, help="seconds for each")
@@ -254,11 +251,4 @@ def run(args):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except Unusable as error:
-        print(f"stress: {error}", file=sys.stderr)
-        sys.exit(4)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.start(main, [(Unusable, 4)])

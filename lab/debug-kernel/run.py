@@ -6,9 +6,7 @@ lists what those kernels reported, sorted by whether our code is in the report. 
 
 exit status: 0 no report names our code and no test failed, 1 otherwise, 125 the lab failed,
 130 interrupted"""
-import argparse
 import re
-import signal
 import sys
 import time
 from collections import Counter
@@ -16,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)     # the packages
-from lab import lab
+from lab import lab, program
 from selftests import stress_tests
 
 REPORT = re.compile(r"(BUG: (?:KASAN|KCSAN|sleeping|scheduling|spinlock)|WARNING: |"
@@ -84,9 +82,7 @@ def run_one(name, args):
 
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--build", default="build")
+    args = program.options(__doc__)
     args.add_argument("--duration", type=int, default=1600, help="seconds for each kernel")
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("kernels", nargs="+", metavar="kasan|kcsan")
@@ -95,8 +91,4 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.start(main, name="debug-kernel")
