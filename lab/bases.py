@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The bases: kernels that patches/ has a folder for. What tools have to know of one beside its
-patches is in patches/BASE/traits.toml, where there is something: see KNOWN."""
+patches is in its traits.toml, or in common/, for all that have none: see KNOWN."""
 import tomllib
 from pathlib import Path
 
@@ -34,7 +34,8 @@ def version(base):
 def traits(base):
     """KNOWN, with what is different in @base."""
     path = FOLDER / version(base) / "traits.toml"
-    own = tomllib.loads(path.read_text()) if path.exists() else {}
+    path = path if path.exists() else FOLDER / "common/traits.toml"
+    own = tomllib.loads(path.read_text())
     if own.keys() - KNOWN.keys():
         raise ValueError(f"{path}: not known: {sorted(own.keys() - KNOWN.keys())}")
     return KNOWN | own

@@ -248,6 +248,20 @@ void probe(unsigned long op, struct kvm_vcpu *vcpu, struct kvm_mode_probe *p)
 			   PROBE_PATH, strerror(errno));
 }
 
+u32 probe_watch(struct kvm_vcpu *vcpu, struct kvm_mode_change *changes, u32 nr, u32 quiet_ms)
+{
+	struct kvm_mode_watch w = {
+		.vcpu_fd = vcpu->fd,
+		.quiet_ms = quiet_ms,
+		.nr = nr,
+		.changes = (u64)changes,
+	};
+
+	if (ioctl(probe_fd(), PROBE_WATCH, &w))
+		stress_die("%s: %s", PROBE_PATH, strerror(errno));
+	return w.nr;
+}
+
 static int param_open(const char *name, int flags)
 {
 	char path[256];

@@ -67,9 +67,11 @@ void __noreturn stress_skip_all(const char *why);
 /* The test itself is broken or the host is: die(), of messages.h. */
 #define stress_die	die
 
-/* false: kvm-mode-probe.ko is not loaded.  probe() dies if it fails then. */
+/* false: kvm-mode-probe.ko is not loaded.  The others die if they fail then. */
 bool probe_present(void);
 void probe(unsigned long op, struct kvm_vcpu *vcpu, struct kvm_mode_probe *p);
+/* PROBE_WATCH into @changes, of @nr records: how many there are. */
+u32 probe_watch(struct kvm_vcpu *vcpu, struct kvm_mode_change *changes, u32 nr, u32 quiet_ms);
 
 /*
  * Parameters of loaded modules, e.g. "kvm/precise_notify".  param_read()

@@ -6,8 +6,8 @@
  * Every case runs one vCPU in the main thread and looks at the flag through
  * the probe each time KVM_RUN has returned.  Meanwhile a poster sends MSIs to
  * the vCPU, a disturber kicks and signals it at random moments, and a sampler
- * reads the flag from outside.  Now and then the vCPU stays out of KVM_RUN for
- * a while, in which nothing may be notified or kicked.
+ * reads the flag from outside and watches it change.  Now and then the vCPU
+ * stays out of KVM_RUN for a while, in which nothing may be notified or kicked.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -31,6 +31,9 @@
 #define LONG_US		1000
 #define IDLE_RUNS	1000	/* KVM_RUNs in which nothing was delivered */
 #define OUT_EVERY	32	/* one in so many KVM_RUNs stays out for long */
+#define WATCHED		64	/* changes of state, without a pause */
+/* A look takes less: the vCPU does not come and go that often between two reads. */
+#define STALE_TICKS	(2 * PROBE_AWAY_TICKS)
 
 static const char * const kind_names[NR_KINDS] = {
 	"good", "KVM's control checks", "KVM's host checks",
@@ -67,7 +70,7 @@ struct rig {
 	u64 exits;		/* of the vCPU, when it last was out */
 	u64 sent_out, kicked_out;
 	long long sent_at_begin, elided_at_begin;
-	u64 samples_out, samples_seen[2];
+	u64 samples_out, samples_seen[2], watched;
 	u64 bad_own, bad_sampled;
 	struct kvm_mode_probe first_bad;
 	u64 posted, lost;
@@ -194,6 +197,25 @@ static void sample(struct rig *r)
 	}
 }
 
+/*
+ * The states as they change: behind an entry that has failed the vCPU is outside the
+ * run loop for some thousand instructions, and seldom gets to userspace from there.
+ */
+static void watch(struct rig *r)
+{
+	struct kvm_mode_change c[WATCHED];
+	u32 i, n = probe_watch(r->vcpu, c, WATCHED, 1);
+
+	for (i = 0; i + 1 < n; i++) {
+		struct kvm_mode_probe p = { .mode = c[i].mode, .flag = c[i].flag };
+
+		if (p.mode == PROBE_OUTSIDE_RUN_LOOP && p.flag == PROBE_IN_GUEST &&
+		    c[i + 1].tsc - c[i].tsc > STALE_TICKS)
+			bad(r, &r->bad_sampled, &p);
+	}
+	r->watched += n - 1;
+}
+
 /* Also the watchdog: the main thread must go on, in the guest or out of it */
 static void *sampler_fn(void *arg)
 {
@@ -204,8 +226,10 @@ static void *sampler_fn(void *arg)
 	while (!READ_ONCE(r->stop)) {
 		u64 now = now_us();
 
-		if (probe_present())
+		if (probe_present()) {
 			sample(r);
+			watch(r);
+		}
 		if (READ_ONCE(r->turn) != turn) {
 			turn = READ_ONCE(r->turn);
 			moved = now;
@@ -548,8 +572,8 @@ static void describe(struct rig *r)
 	stress_note("%lu KVM_RUNs, %lu interrupted, %lu of them without an entry",
 		    r->runs, r->interrupted, r->not_entered);
 	stress_note("%lu stays out, %lu with counts of this VM alone", r->stays, r->stays_counted);
-	stress_note("samples: %lu in the host, %lu in the guest; %lu while out",
-		    r->samples_seen[0], r->samples_seen[1], r->samples_out);
+	stress_note("samples: %lu in the host, %lu in the guest; %lu while out; %lu changes watched",
+		    r->samples_seen[0], r->samples_seen[1], r->samples_out, r->watched);
 	stress_note("notify_sent %lld, notify_elided %lld",
 		    sent < 0 ? -1 : sent - r->sent_at_begin,
 		    elided < 0 ? -1 : elided - r->elided_at_begin);
