@@ -106,9 +106,11 @@ bool kvm_mode_in_run_loop(struct kvm_vcpu *vcpu)
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mode_in_run_loop);
 
+/* As kvm_mode_in_run_loop(), with less to do: on the CPU of its run loop nobody else runs. */
 void kvm_mode_count_elided(struct kvm_vcpu *vcpu)
 {
-	if (kvm_mode_is_precise() && kvm_mode_in_run_loop(vcpu))
+	if (kvm_mode_is_precise() && READ_ONCE(vcpu->mode) == IN_RUN_LOOP &&
+	    READ_ONCE(vcpu->cpu) != raw_smp_processor_id())
 		kvm_mode_count(KVM_MODE_NOTIFY_ELIDED);
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mode_count_elided);
