@@ -1,24 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0
-# First from KVM's lines of /proc/modules and the lines of `perf script -F cpu,time,event,trace`
+# First from KVM's lines of /proc/modules and the lines of `perf script -F pid,tid,cpu,time,event,trace`
 # to lines "what nanoseconds"; then, with -v summary=1 and those sorted, to percentiles and a
 # histogram. Called by latency.sh. busybox's awk does.
 #
-# [CPU] SECONDS.NANOSECONDS: group:event: fields...
+# PID/TID [CPU] SECONDS.NANOSECONDS: group:event: fields...
+#
+# A VM is a process: vCPUs of the same number in two VMs are two. What an interrupt is accepted
+# for has no VM in its event, but the process that posts it: its own VM's, or, if it has none,
+# the only one's. In an interrupt handler it is the process that was interrupted.
 
-# busybox's awk takes a leading 0 for octal, so put a digit ahead of it.
+# busybox's awk takes a leading 0 for octal.
+function number(text)
+{
+	sub(/^0+/, "", text)
+	return text + 0
+}
+
 function ns(text, part)
 {
 	split(text, part, "[.:]")
-	return (part[1] % 100000 - 1) * 1000000000 + ("1" part[2])
+	return part[1] % 100000 * 1000000000 + number(part[2])
 }
 
-# The number behind a word: "vcpu 0,", "apicid 1"
+# The word behind another one: "vcpu 0,", "apicid 1f"; empty if it is not there.
 function after(word, i)
 {
-	for (i = 4; i < NF; i++)
-		if ($i == word)
-			return $(i + 1) + 0
-	return -1
+	for (i = 5; i < NF; i++)
+		if ($i == word) {
+			i = $(i + 1)
+			sub(/,$/, "", i)
+			return i
+		}
+	return ""
 }
 
 function percentile(p)
@@ -80,51 +93,92 @@ function of_kvm(address, i, n)
 	return 0
 }
 
-{ now = ns($2); cpu = ("1" substr($1, 2, 3)) - 1000 }
+# What has no place in it is counted, and said.
+NF < 5 || $1 !~ /^[0-9]+\/[0-9]+$/ || $2 !~ /^\[[0-9]+\]$/ || $3 !~ /^[0-9]+\.[0-9]+:$/ {
+	unread++
+	next
+}
+{
+	split($1, id, "/")
+	process = id[1]
+	thread = id[2]
+	cpu = number(substr($2, 2, length($2) - 2))
+	now = ns($3)
+}
 
 # A kick: KVM is the caller. Only one to a CPU that is in the guest is waited for.
-$3 ~ /ipi_send_cpu/ {
-	split($4 "=" $5, field, "=")
+$4 ~ /ipi_send_cpu/ {
+	split($5 "=" $6, field, "=")
 	target = field[2] + 0
 	if (of_kvm(field[4]) && inside[target] && !(target in kicked))
 		kicked[target] = now
 }
 
-$3 ~ /kvm_exit/ {
+# Which vCPU it was its thread's entry has said: not every kernel's kvm_exit does.
+$4 ~ /kvm_exit/ {
 	inside[cpu] = 0
-	running[after("vcpu")] = 0
+	if (thread in vcpu_of)
+		running[vcpu_of[thread]] = 0
 	if (cpu in kicked)
 		took("kick-to-exit", kicked[cpu])
 	delete kicked[cpu]
 }
 
+# The vCPU that an interrupt is for, by its APIC ID, or "".
+function target_of(apicid)
+{
+	if (apicid !~ /^[0-9a-fA-F]+$/)
+		return ""
+	if (process in is_vm)
+		return process "/" hex(apicid)
+	if (vms == 1)
+		return the_vm "/" hex(apicid)
+	return ""
+}
+
 # An interrupt is on its way in from here on, if its vCPU is out of the guest.
-$3 ~ /kvm_apicv_accept_irq/ {
-	target = after("apicid")
+$4 ~ /kvm_apic(v)?_accept_irq/ {
+	target = target_of(after("apicid"))
+	if (target == "") {
+		homeless++
+		next
+	}
+}
+$4 ~ /kvm_apicv_accept_irq/ {
 	if (running[target])
 		direct++
 	else if (!(target in posted))
 		posted[target] = now
 	next
 }
-$3 ~ /kvm_apic_accept_irq/ { accepted[after("apicid") "/" after("vec")] = now }
-$3 ~ /kvm_inj_virq/ { injected[cpu] = injected[cpu] " " $5 }
+$4 ~ /kvm_apic_accept_irq/ { accepted[target "/" after("vec")] = now }
+$4 ~ /kvm_inj_virq/ { injected[thread] = injected[thread] " " $6 }
 
-$3 ~ /kvm_entry/ {
+$4 ~ /kvm_entry/ {
 	target = after("vcpu")
+	if (target !~ /^[0-9]+$/) {
+		unread++
+		next
+	}
+	target = vcpu_of[thread] = process "/" target
+	if (!(process in is_vm)) {
+		is_vm[process] = 1
+		the_vm = process
+		vms++
+	}
 	inside[cpu] = 1
 	running[target] = 1
 	if (target in posted)
 		took("post-to-entry", posted[target])
 	delete posted[target]
-	count = split(injected[cpu], vectors, " ")
+	count = split(injected[thread], vectors, " ")
 	for (i = 1; i <= count; i++) {
 		key = target "/" hex(substr(vectors[i], 3))
 		if (key in accepted)
 			took("accept-to-entry", accepted[key])
 		delete accepted[key]
 	}
-	injected[cpu] = ""
+	injected[thread] = ""
 }
 
 function took(what, since)
@@ -150,4 +204,8 @@ END {
 		print "posted-while-in-guest count", direct
 	if (backwards)
 		print "left-out-as-clocks-differ count", backwards
+	if (homeless)
+		print "left-out-as-the-VM-is-not-known count", homeless
+	if (unread)
+		print "lines-not-read count", unread
 }

@@ -18,7 +18,7 @@ under "$perf" record -a -N -B -o "$work/data" -m 1024 -e kvm:kvm_entry -e kvm:kv
 	-e kvm:kvm_apic_accept_irq -e kvm:kvm_apicv_accept_irq -e kvm:kvm_inj_virq \
 	-e ipi:ipi_send_cpu "$@"
 : >"$work/none"
-"$perf" script --kallsyms "$work/none" -i "$work/data" --ns -F cpu,time,event,trace >"$work/events" 2>"$work/err" ||
+"$perf" script --kallsyms "$work/none" -i "$work/data" --ns -F pid,tid,cpu,time,event,trace >"$work/events" 2>"$work/err" ||
 	die "perf script: $(tail -n 1 "$work/err")"
 lost=$("$perf" report --kallsyms "$work/none" -i "$work/data" --stats 2>/dev/null | awk '/LOST/ { n += $NF } END { print n + 0 }')
 [ "$lost" = 0 ] || echo "$lost records were lost: shorten the run"
