@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
-from bench import apf, flight, latency, picture, plan, posts, report, seeds
+from bench import apf, flight, latency, picture, plan, posts, report, scaling, seeds
 from bench.progress import align
 from lab import emulators
 
@@ -80,6 +80,9 @@ def lab_text(name, entry):
     if entry.get("flight"):
         parts += [f"\nThe {flight.WORKLOAD} workload, when notifications and VM entries take so many "
                   "ticks.\n\n", indented(align("", flight.rows(entry["flight"]), 3))]
+    if entry.get("scaling"):
+        parts += [f"\nThe {scaling.WORKLOAD} workload, posted to by all the other vCPUs. {scaling.NOTE}\n\n",
+                  indented(align("", scaling.rows(name, entry["scaling"]), 2))]
     bounds = "".join(f"- {posts.verdict(bound).removeprefix('holds: ')}\n" for bound in report.bounds(entry))
     bounds += "".join(f"- {text}\n" for text in entry["remainder"]
                       if text.split(":")[0].endswith((" stock", " patched")))

@@ -263,11 +263,11 @@ OTHERS = {
 }
 
 
-def scaling_part(cells):
+def scaling_part(name, cells):
     if not cells:
         return ""
     return (f"<h3>More vCPUs</h3><p class=note>The {scaling.WORKLOAD} workload, posted to by all "
-            f"the other vCPUs.</p>{table(scaling.rows(cells))}")
+            f"the other vCPUs. {scaling.NOTE}</p>{table(scaling.rows(name, cells))}")
 
 
 def seeds_part(name, found):
@@ -317,7 +317,7 @@ def lab_part(name, entry):
             seeds_part(name, entry.get("seeds")),
             latency_part(entry["latency"]) if entry.get("latency") else "",
             apf_part(entry.get("apf")),
-            scaling_part(entry.get("scaling")),
+            scaling_part(name, entry.get("scaling")),
             flight_part(name, entry.get("flight")),
             other_parts(entry),
             "<details><summary>Environment</summary>",

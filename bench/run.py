@@ -145,7 +145,7 @@ def grown(name, args, out):
     if not args.plan.scaling or name not in scaling.LABS:
         return {}
     cells = scaling.run_lab(name, args.build, args.seed, str(out / f"{name}-scaling.log"))
-    print(align(f"{name}: {scaling.WORKLOAD}, posted to from more vCPUs", scaling.rows(cells), 2),
+    print(align(f"{name}: {scaling.WORKLOAD}, posted to from more vCPUs", scaling.rows(name, cells), 2),
           "", sep="\n", flush=True)
     print("\n".join(posts.verdict(b.data()) for b in scaling.bounds(name, cells)), "", sep="\n", flush=True)
     return {"scaling": cells, "scaling_bounds": [b.data() for b in scaling.bounds(name, cells)]}

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """How the spurious rate and the sender's cost grow with the number of vCPUs that post to one:
 the `exits` workload with 1, 3, 7 and 15 senders, in one boot of a large L1. Called by run.py."""
+import math
+
 from bench import latency, posts
 from bench.variants import Switcher
 from lab import emulators
@@ -41,16 +43,35 @@ def bounds(name, cells):
             for bound in posts.wasted(WORKLOAD, by_variant, posts.LABS[name])]
 
 
-def rows(cells):
+NOTE = ("An exit wastes one notification at most, as the posts that follow find it outstanding: the more posts, "
+        "the less a longer window shows per post. The window is what posts at random would need to waste "
+        "as many: -ln(1 - spurious per exit of the target), to that of the baseline.")
+
+
+def per_exit(cell):
+    return cell["notify_spurious"] / cell["target"]["exits"]
+
+
+def window_ratio(cell, base):
+    """Of the times, behind an exit, in which a post is wasted; None where that is not to be told."""
+    if not 0 <= per_exit(cell) < 1 or not 0 < per_exit(base) < 1:
+        return None
+    return math.log1p(-per_exit(cell)) / math.log1p(-per_exit(base))
+
+
+def rows(name, cells):
     """Of a table; the first row has the columns' names."""
     found = [("vCPUs", "variant", "posted", "lost", "late", "notify", "spurious", "spur/M",
-              "ticks of a post", "waits of senders", "target's exits")]
+              "ticks of a post", "waits of senders", "target's exits", "spurious per exit", "window")]
     for vcpus, by_variant in cells.items():
+        base = by_variant[posts.base_of(posts.LABS[name], by_variant)]
         for variant, cell in by_variant.items():
+            window = window_ratio(cell, base)
             found.append((vcpus, variant, f"{cell['posted']:,}", f"{cell['lost']:,}",
                           f"{cell['late']:,}", f"{cell['notify_sent']:,}",
                           f"{cell['notify_spurious']:,}",
                           f"{posts.per_million(cell, 'notify_spurious'):,.0f}",
                           f"{cell['send_mean']:,.1f}", f"{cell['sender_waits']:,}",
-                          f"{cell['target']['exits']:,}"))
+                          f"{cell['target']['exits']:,}", f"{per_exit(cell):.3f}",
+                          "-" if window is None else f"{window:.3f}"))
     return found
