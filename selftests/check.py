@@ -85,6 +85,7 @@ TESTS = (
     Test(measuring.test_compare, quick=True, seconds=10),
     Test(measuring.test_interrupted, seconds=60),
     Test(measuring.test_no_kvm, quick=True),
+    Test(measuring.test_latency_reader, quick=True),
     Test(farm.test_ktap, quick=True),
     Test(farm.test_ci_kit, quick=True),
     Test(labs.test_deaf_cpu, quick=True),

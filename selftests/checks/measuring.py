@@ -170,3 +170,35 @@ def test_no_kvm(project):
         need(status == 4 and "no /dev/kvm" in out, f"status {status}: {out}")
         need("Traceback" not in out, out)
         need(("1..0 # SKIP" in out) == bool(form), out)
+
+
+# As `perf script -F pid,tid,cpu,time,event,trace` prints them; made by hand.
+PERF_EVENTS = """\
+  100/101   [000]   10.000000100:  kvm:kvm_entry: vcpu 0, rip 0x1
+  100/112   [1001]  10.000000110:  kvm:kvm_entry: vcpu 11, rip 0x1
+  200/201   [002]   10.000000120:  kvm:kvm_entry: vcpu 0, rip 0x1
+  100/101   [000]   10.000000200:  kvm:kvm_exit: reason EXTERNAL_INTERRUPT rip 0x1
+  100/112   [1001]  10.000000200:  kvm:kvm_exit: vcpu 11 reason CPUID rip 0x1
+  100/150   [003]   10.000000300:  kvm:kvm_apicv_accept_irq: apicid b vec 49 (Fixed|edge)
+  200/250   [003]   10.000000310:  kvm:kvm_apicv_accept_irq: apicid 0 vec 49 (Fixed|edge)
+  7/7       [003]   10.000000320:  kvm:kvm_apicv_accept_irq: apicid 0 vec 49 (Fixed|edge)
+  100/150   [1003]  10.000000330:  ipi:ipi_send_cpu: cpu=1001 callsite=0xc0001000 callback=0x0
+  100/101   [000]   10.000000400:  kvm:kvm_entry: vcpu 0, rip 0x1
+  100/112   [1001]  10.000000500:  kvm:kvm_entry: vcpu 11, rip 0x1
+  100/150   [1003]  10.000000600:  ipi:ipi_send_cpu: cpu=1001 callsite=0xc0001000 callback=0x0
+  100/112   [1001]  10.000000690:  kvm:kvm_exit: vcpu 11 reason EXTERNAL_INTERRUPT rip 0x1
+what else perf may say
+"""
+
+
+def test_latency_reader(project):
+    """perf's latency recipe tells VMs apart and reads APIC IDs, CPUs and what it cannot read"""
+    modules, events = project.work / "modules", project.work / "events"
+    modules.write_text("kvm 1000000 1 - Live 0xffffffffc0000000\n")
+    events.write_text(PERF_EVENTS)
+    for awk in (["busybox", "awk"], ["awk"]):
+        status, out = command(*awk, "-f", "bench/perf/latency.awk", modules, events)
+        # Vector 49 to vCPU 11 of one VM, out of the guest; to vCPU 0 of the other one, in it.
+        need((status, sorted(out.splitlines())) == (0, [
+            "kick-to-exit 90", "left-out-as-the-VM-is-not-known count 1", "lines-not-read count 1",
+            "post-to-entry 200", "posted-while-in-guest count 1"]), f"{awk}: status {status}: {out}")
