@@ -4,7 +4,7 @@ path, each path with what it knows of the registers.
 
 A path is a chain of nodes; a node is an instruction, the values of the registers
 in front of it and the outcome of the last comparison, as far as they are known.
-Jump labels and exception fixups are edges, and so is what follows a WARN."""
+Jump labels and exception fixups are edges, and so is what follows a WARN; a BUG is an end."""
 import re
 import subprocess
 from collections import deque
@@ -17,6 +17,8 @@ SYMBOL = re.compile(r"^\s*\d+:\s+([0-9a-f]+)\s+(\S+)\s+(FUNC|NOTYPE)\s+\w+\s+\w+
 HEADER = re.compile(r"^\s*\[\s*(\d+)\]\s+(\S+)")
 MEMORY = re.compile(r"^(?:%\ws:)?(-?0x[0-9a-f]+|-?\d+)?\((%\w+)?(?:,(%\w+)(?:,\d)?)?\)$")
 PREFIXES = {"lock", "cs", "ds", "es", "data16", "rep", "repz", "repnz", "notrack", "bnd"}
+
+BUG_TABLE, WARNING = "__bug_table", 1       # and the flag of a WARN, in the last two bytes of an entry
 
 # (size of an entry) of the tables that add edges: {code, target, ...}, both PC32.
 EDGE_TABLES = {"__jump_table": 16, "__ex_table": 12}
@@ -119,7 +121,7 @@ class Program:
 
     def __init__(self, paths):
         self.insns, self.following, self.functions, self.more = {}, {}, {}, {}
-        self.starts, self.labels = {}, {}
+        self.starts, self.labels, self.bugs = {}, {}, set()
         for path in paths:
             self.read_symbols(str(path))
             self.read_code(str(path))
@@ -180,16 +182,30 @@ class Program:
             insn.variable = reloc[2]
 
     def read_tables(self, path):
-        table, entries = None, {}
+        table, entries, traps = None, {}, []
         for line in run("readelf", "-rW", path).splitlines():
             if line.startswith("Relocation section"):
                 table = line.split("'")[1].removeprefix(".rela")
             elif table in EDGE_TABLES and (m := TABLE.match(line.strip())):
                 entry, field = divmod(int(m[1], 16), EDGE_TABLES[table])
                 entries.setdefault((table, entry), {})[field] = (path, m[2], int(m[3], 16))
+            elif table == BUG_TABLE and (m := TABLE.match(line.strip())):
+                traps.append((int(m[1], 16), (path, m[2], int(m[3], 16))))
         for fields in entries.values():
             if {0, 4} <= fields.keys():
                 self.more.setdefault(fields[0], []).append(fields[4])
+
+        self.read_bugs(path, [(at, place) for at, place in traps if place in self.insns])
+
+    def read_bugs(self, path, traps):
+        """@traps: (offset in the table, place) of each, in order. How long an entry is the kernel decides."""
+        if not traps:
+            return
+        data = subprocess.run(["objcopy", "-O", "binary", "-j", BUG_TABLE, path, "/dev/stdout"],
+                              capture_output=True, check=True).stdout
+        ends = [at for at, _ in traps[1:]] + [len(data)]
+        self.bugs |= {place for (_, place), end in zip(traps, ends)
+                      if not int.from_bytes(data[end - 2:end], "little") & WARNING}
 
     def function(self, name):
         """Place of a function, also if the compiler made a variant of it."""
@@ -439,6 +455,8 @@ class Walker:
 
     def successors(self, node, assume):
         place, regs, outcome, stack = node
+        if place in self.program.bugs:
+            return []
         insn, registers = self.program.insns[place], dict(regs)
         after = frozenset(self.step(insn, registers).items()) | self.set_by(insn, outcome)
         flags = self.compare(insn, registers, outcome, assume)
