@@ -572,7 +572,7 @@ static void describe(struct rig *r)
 	stress_note("%lu KVM_RUNs, %lu interrupted, %lu of them without an entry",
 		    r->runs, r->interrupted, r->not_entered);
 	stress_note("%lu stays out, %lu with counts of this VM alone", r->stays, r->stays_counted);
-	stress_note("samples: %lu in the host, %lu in the guest; %lu while out; %lu changes watched",
+	stress_note("samples: %lu in the host, %lu in the guest, %lu while out; %lu changes seen",
 		    r->samples_seen[0], r->samples_seen[1], r->samples_out, r->watched);
 	stress_note("notify_sent %lld, notify_elided %lld",
 		    sent < 0 ? -1 : sent - r->sent_at_begin,
