@@ -70,6 +70,7 @@ compile()
 	*_guest | *-guest) extra=(-mno-red-zone -mgeneral-regs-only) ;;
 	esac
 	grep -qw vm_alloc "$kvm/include/kvm_util.h" || extra+=(-include "$here/old-library.h")
+	! grep -q 'prepare_vmcs.*guest_rsp' "$kvm"/include/x86*/vmx.h || extra+=(-DL2_STACK_ARGUMENT)
 	gcc -std=gnu11 -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -DQUIET \
 		-DCONFIG_64BIT -U_FORTIFY_SOURCE -fno-stack-protector -fno-PIE \
 		-fno-strict-aliasing -fcf-protection=none \

@@ -13,6 +13,7 @@
 #include "vmx.h"
 
 #include "apf_nested.h"
+#include "l2-setup.h"
 #include "nested_enter.h"
 
 #define EOI_MSR		(APIC_BASE_MSR + (APIC_EOI >> 4))
@@ -177,7 +178,7 @@ static void vmx_setup(void)
 
 	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
 	GUEST_ASSERT(load_vmcs(vmx));
-	prepare_vmcs(vmx, l2_main, l2_stack_top());
+	l2_vmx_setup(vmx, l2_main, l2_stack_top());
 	vmwrite(GUEST_RFLAGS, 0x202);
 	vmwrite(PIN_BASED_VM_EXEC_CONTROL,
 		vmreadz(PIN_BASED_VM_EXEC_CONTROL) | PIN_BASED_EXT_INTR_MASK);
@@ -185,7 +186,7 @@ static void vmx_setup(void)
 
 static void svm_setup(struct svm_test_data *svm)
 {
-	generic_svm_setup(svm, l2_main, l2_stack_top());
+	l2_svm_setup(svm, l2_main, l2_stack_top());
 	svm->vmcb->save.rflags = 0x202;
 	svm->vmcb->control.intercept |= BIT_ULL(INTERCEPT_INTR);
 	svm->vmcb->control.int_ctl = V_INTR_MASKING_MASK;

@@ -10,6 +10,7 @@
 #include "svm_util.h"
 #include "vmx.h"
 
+#include "l2-setup.h"
 #include "nested_enter.h"
 #include "nested_posted.h"
 
@@ -193,7 +194,7 @@ static void vmx_setup(struct nested_shared *n)
 
 	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
 	GUEST_ASSERT(load_vmcs(vmx));
-	prepare_vmcs(vmx, l2_main, l2_stack_top(n));
+	l2_vmx_setup(vmx, l2_main, l2_stack_top(n));
 	vmwrite(GUEST_RFLAGS, 0x202);
 	vmwrite(CPU_BASED_VM_EXEC_CONTROL,
 		vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS);
@@ -247,7 +248,7 @@ static void svm_setup(struct nested_shared *n)
 	struct svm_test_data *svm = (void *)n->pages;
 	struct vmcb_control_area *control = &svm->vmcb->control;
 
-	generic_svm_setup(svm, l2_main, l2_stack_top(n));
+	l2_svm_setup(svm, l2_main, l2_stack_top(n));
 	svm->vmcb->save.rflags = 0x202;
 	control->intercept |= BIT_ULL(INTERCEPT_CPUID);
 	if (n->mode != SVM_DIRECT)

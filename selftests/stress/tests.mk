@@ -10,6 +10,7 @@ MODE_SHARED := $(addprefix $(MODE_SRC)/, stress.c messages.c post-vm.c post-gues
 MODE_SHARED := $(patsubst %.c, $(OUTPUT)/%.o, $(wildcard $(MODE_SHARED)))
 
 MODE_OLD := $(if $(shell grep -w vm_alloc include/kvm_util.h),,-include $(MODE_SRC)/old-library.h)
+MODE_OLD += $(if $(shell grep 'prepare_vmcs.*guest_rsp' include/x86*/vmx.h),-DL2_STACK_ARGUMENT)
 
 $(MODE)/%.o: CFLAGS += -std=gnu11 -DQUIET $(MODE_OLD)
 # Guest code takes interrupts on its own stack, and they save no SSE.

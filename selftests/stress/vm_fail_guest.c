@@ -10,6 +10,7 @@
 #include "svm_util.h"
 #include "vmx.h"
 
+#include "l2-setup.h"
 #include "vm_fail.h"
 
 #define BAD_TPR		0x10	/* bits 31:4 of the TPR threshold must be 0 */
@@ -238,7 +239,7 @@ void fail_guest_vmx(struct vmx_pages *vmx)
 	x2apic_enable();
 	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
 	GUEST_ASSERT(load_vmcs(vmx));
-	prepare_vmcs(vmx, l2_vmcall, l2_stack_top());
+	l2_vmx_setup(vmx, l2_vmcall, l2_stack_top());
 	pin = vmreadz(PIN_BASED_VM_EXEC_CONTROL);
 	cpu = vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS;
 	vmx_restore(&rnd, pin, cpu);
@@ -320,7 +321,7 @@ void fail_guest_svm(struct svm_test_data *svm)
 	u64 rnd = rnd_stream(g->seed, 1);
 
 	x2apic_enable();
-	generic_svm_setup(svm, l2_vmmcall, l2_stack_top());
+	l2_svm_setup(svm, l2_vmmcall, l2_stack_top());
 	GUEST_SYNC(0);
 	while (!READ_ONCE(g->stop)) {
 		enum fail_kind kind = next_kind(g, &rnd);
