@@ -145,8 +145,9 @@ qemu: $(SHARED)/qemu-mended/.done
 
 # --- modules ------------------------------------------------------------------
 
-SERIES := $(wildcard patches/$(VERSION)/*.patch patches/common/*.patch kvm/*/* kvm-asm-offsets/*) \
-	patches/landing patches/series
+# The folders too: a patch that goes leaves its place to one in common/.
+SERIES := $(wildcard patches/$(VERSION) patches/common patches/$(VERSION)/*.patch patches/common/*.patch \
+	kvm/*/* kvm-asm-offsets/*) patches/landing patches/series
 
 $(BUILD)/tree/stock/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version
 $(BUILD)/tree/patched/.done: scripts/prepare-tree scripts/series.sh Kbuild $(KERNEL)/version $(SERIES)
@@ -157,7 +158,8 @@ $(BUILD)/tree/%/.done:
 # These change a few files of others, which are built: peers, the series' first patch, and the
 # series without its last set.
 PEERS := s4 unbound
-$(PEERS:%=$(BUILD)/tree/%/.done): $(wildcard patches/$(VERSION)/peers/*.patch patches/common/peers/*.patch)
+$(PEERS:%=$(BUILD)/tree/%/.done): $(wildcard \
+	$(foreach f,patches/$(VERSION) patches/common,$f/peers $f/peers/*.patch))
 $(BUILD)/tree/ipi/.done: $(wildcard patches/$(VERSION)/kvm-vmx-send-*.patch patches/common/kvm-vmx-send-*.patch) patches/series
 $(BUILD)/tree/bare/.done: ALIKE := patched
 $(BUILD)/tree/bare/.done: $(BUILD)/modules/patched/.done

@@ -61,7 +61,7 @@ def parse():
                       help="leave out the runs in which IPIs and VM entries take time")
     args.add_argument("--ktap", action="store_true",
                       help="KTAP on stdout: what must hold; the tables go to stderr")
-    args = args.parse_args()
+    args = program.parse(args)
     if args.seed < 1:
         sys.exit("bench: --seed is 1 or more")
     args.full |= args.labs == "host"        # where a second is a second

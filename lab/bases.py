@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The bases: kernels that patches/ has a folder for. What tools have to know of one beside its
-patches is in its traits.toml, or in common/, for all that have none: see KNOWN."""
+patches is in its traits.toml, where there is something: see KNOWN."""
 import tomllib
 from pathlib import Path
 
@@ -11,6 +11,8 @@ KNOWN = {
     "early_check": "",
     # Preemption is lazy, unless asked for otherwise.
     "lazy_preemption": False,
+    # Its KTAP parser takes results without a name.
+    "nameless_results": False,
     # Warnings of its own, which stock KVM gives as well: base_warnings.py.
     "warnings": [],
 }
@@ -34,8 +36,7 @@ def version(base):
 def traits(base):
     """KNOWN, with what is different in @base."""
     path = FOLDER / version(base) / "traits.toml"
-    path = path if path.exists() else FOLDER / "common/traits.toml"
-    own = tomllib.loads(path.read_text())
+    own = tomllib.loads(path.read_text()) if path.exists() else {}
     if own.keys() - KNOWN.keys():
         raise ValueError(f"{path}: not known: {sorted(own.keys() - KNOWN.keys())}")
     return KNOWN | own

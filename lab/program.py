@@ -5,8 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lab import bases
-from lab.lab import LabError
+from lab.lab import LabError, base_of
 
 
 def options(doc, base=False):
@@ -14,8 +13,15 @@ def options(doc, base=False):
     args = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--build", default="build", help="what `make lab-setup` filled")
     if base:
-        args.add_argument("--base", default=bases.DEFAULT)
+        args.add_argument("--base", help="default: the one that BUILD is for")
     return args
+
+
+def parse(args):
+    """What a parser with --base makes of the command line."""
+    found = args.parse_args()
+    found.base = found.base or base_of(found.build)
+    return found
 
 
 def start(main, statuses=(), name=None):

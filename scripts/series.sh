@@ -73,6 +73,9 @@ check_names() {
 		file=$(basename "$file" .patch)
 		grep -qxF -- "$file" <<<"$known" || die "patches/series has no $file for Linux $base"
 	done
+	for file in "$here/patches/common"/*.patch; do
+		[ -n "$(set_of "$(basename "$file" .patch)")" ] || die "patches/series has no $(basename "$file")"
+	done
 	while read -r from to with; do
 		case $from in '' | '#'*) continue ;; esac
 		grep -qxF -- "$with" <<<"$known" ||

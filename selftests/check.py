@@ -135,7 +135,7 @@ def parse():
     args.add_argument("--full", action="store_true", help="every test, in its longer form")
     args.add_argument("--only", default="", help="run tests whose name contains this")
     args.add_argument("--list", action="store_true", help="the tests' names and what they show")
-    return args.parse_args()
+    return program.parse(args)
 
 
 def main():

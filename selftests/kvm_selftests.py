@@ -225,7 +225,7 @@ def main():
                       help="run nothing; print the table of earlier results.json files")
     args.add_argument("--ktap", action="store_true",
                       help="KTAP on stdout; the tables go to stderr")
-    args = args.parse_args()
+    args = program.parse(args)
     if args.markdown:
         print(markdown({where: rows for file in args.markdown
                         for where, rows in json.loads(Path(file).read_text()).items()}))

@@ -106,7 +106,10 @@ bool kvm_mode_in_run_loop(struct kvm_vcpu *vcpu)
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mode_in_run_loop);
 
-/* As kvm_mode_in_run_loop(), with less to do: on the CPU of its run loop nobody else runs. */
+/*
+ * As kvm_mode_in_run_loop(), with less to do: on the CPU of its run loop nobody else
+ * runs.  One that is preempted meanwhile may count one more or less.
+ */
 void kvm_mode_count_elided(struct kvm_vcpu *vcpu)
 {
 	if (kvm_mode_is_precise() && READ_ONCE(vcpu->mode) == IN_RUN_LOOP &&

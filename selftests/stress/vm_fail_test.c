@@ -212,8 +212,8 @@ static void watch(struct rig *r)
 		if (p.mode == PROBE_OUTSIDE_RUN_LOOP && p.flag == PROBE_IN_GUEST &&
 		    c[i + 1].tsc - c[i].tsc > STALE_TICKS)
 			bad(r, &r->bad_sampled, &p);
+		r->watched += p.mode != PROBE_AWAY;
 	}
-	r->watched += n - 1;
 }
 
 /* Also the watchdog: the main thread must go on, in the guest or out of it */
