@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """What was built: no warnings, and the machine code, where the flag and the barriers are."""
+import os
 import re
 import shutil
 import sys
@@ -146,7 +147,15 @@ def test_check_modules(project):
     options = ["--headers", headers] if project.root else []
 
     def check(path):
-        return command("scripts/check-modules", *options, path, project.release)
+        """By each awk that is here, as to gawk a hexadecimal number is 0; the one that judges wrong."""
+        link, said = project.work / "awk/awk", []
+        link.parent.mkdir(exist_ok=True)
+        for awk in filter(None, map(shutil.which, ("mawk", "gawk"))):
+            link.unlink(missing_ok=True)
+            link.symlink_to(awk)
+            said.append(command("scripts/check-modules", *options, path, project.release,
+                                env={**os.environ, "PATH": f"{link.parent}:{os.environ['PATH']}"}))
+        return max(said) if path == patched else min(said)
 
     status, out = check(patched)
     need(status == 0 and not out, out)
