@@ -43,15 +43,33 @@ WantedBy=graphical.target multi-user.target
 RUN = """#!/bin/bash
 say() { cat >/dev/ttyS1; }
 exec </dev/null
-for _ in $(seq 60); do [ ! -e /dev/kvm ] || break; sleep 1; done
+[ -e /rehearsal/unwanted ] || for _ in $(seq 60); do [ ! -e /dev/kvm ] || break; sleep 1; done
 echo "kernel $(uname -r)" | say
+cat /sys/module/kvm/version 2>/dev/null | say
 { kvm-mode status; echo "status $?"; } 2>&1 | say
 # With gaps in which the target computes on a slow machine, too.
 vm() {
 	/rehearsal/kvm-mode-bench post --json --posts 300 --workload exits --gap 0:1000000
 	echo "vm $?"
 }
+# What both kinds of modules have.
+parameters() {
+	echo "parameters $1: $(cd /sys/module && grep -H . kvm/parameters/* kvm_amd/parameters/* |
+		grep -v -E 'precise_notify|elide_kicks' | sha256sum | cut -c1-16)" \
+		"$(cat /sys/module/kvm/parameters/ignore_msrs)" "$(cat /sys/module/kvm_amd/parameters/nested)"
+}
+if [ -e /rehearsal/unwanted ]; then
+	{
+		systemctl is-active kvm-mode-dkms
+		echo install kvm_amd /bin/false >/etc/modprobe.d/unwanted.conf
+		for command in ensure load stock; do kvm-mode $command; echo "$command $?"; done
+		rm /etc/modprobe.d/unwanted.conf
+		[ -e /dev/kvm ] && echo "KVM is loaded" || echo "no KVM is loaded"
+		kvm-mode load; echo "load $?"
+	} 2>&1 | say
+fi
 vm 2>&1 | say
+{ parameters booted; } 2>&1 | say
 if [ -d /rehearsal/tree ]; then
 	{
 		kvm-mode stock; echo "stock $?"
@@ -66,8 +84,13 @@ elif command -v kvm-mode >/dev/null && kvm-mode status >/dev/null; then
 	sleep 4
 	{ kvm-mode status | grep -E '^(used by|counters)'; kvm-mode load; echo "in use $?"; } 2>&1 | say
 	kill $vm; wait $vm 2>/dev/null
-	{ kvm-mode stock; echo "stock $?"; kvm-mode status | grep -E '^(kvm|patched)'; } 2>&1 | say
-	{ kvm-mode load; echo "load $?"; kvm-mode status | grep -E '^(kvm|patched)'; } 2>&1 | say
+	{ kvm-mode stock; echo "stock $?"; kvm-mode status | grep -E '^(kvm|patched)'; parameters stock; } 2>&1 | say
+	# A module besides the vendor's that uses KVM.
+	if modprobe -q kvmgt; then
+		{ kvm-mode load; echo "held $?"; echo "kvm-amd $(cat /sys/module/kvm_amd/initstate)"; } 2>&1 | say
+		modprobe -r kvmgt
+	fi
+	{ kvm-mode load; echo "load $?"; kvm-mode status | grep -E '^(kvm|patched)'; parameters load; } 2>&1 | say
 fi
 # udev, too, tries the vendor's module while ensure loads the kernel's own: for each CPU.
 if [ -e /rehearsal/collide ]; then
@@ -81,6 +104,34 @@ fi
 journalctl --no-pager -b -u kvm-mode-dkms 2>/dev/null | grep -F 'kvm-mode[' | say
 echo end | say
 systemctl --no-block poweroff
+"""
+
+
+# Packages of an image and headers as a revision would be; the module is another file, and works.
+REVISE = """
+mkdir -p /rehearsal/revised
+cd /rehearsal/revised
+for what in image headers; do
+	package=linux-$what-$1
+	apt-get -q download "$package=$2"
+	dpkg-deb -R "$package"_*.deb tree
+	rm "$package"_*.deb
+	sed -i -e "s/^Version: .*/&+revised/" -e "s/(= $2)/(= $2+revised)/g" tree/DEBIAN/control
+	sed -i -E "s/(linux-(headers-[^ ]*-common|kbuild|libc-dev|base)[^,(]*\\(= [^)]*)\\+revised/\\1/g" \
+		tree/DEBIAN/control
+	module=tree/lib/modules/$1/kernel/arch/x86/kvm/$3
+	[ -e "$module" ] || module=tree/usr/$module
+	if [ -e "$module" ]; then
+		case $3 in
+		*.xz) xz -d "$module"; strip -g "${module%.xz}"; xz --check=crc32 "${module%.xz}" ;;
+		*) strip -g "$module" ;;
+		esac
+		sed -i "\\#kvm/$3\$#d" tree/DEBIAN/md5sums
+		cp "$module" .
+	fi
+	dpkg-deb -Znone -b tree "$package.deb" >/dev/null
+	rm -rf tree
+done
 """
 
 
@@ -132,6 +183,7 @@ class Machine:
             (root / "rehearsal/run").write_text(RUN)
             (root / "rehearsal/run").chmod(0o755)
             (root / "etc/systemd/system/rehearsal.service").write_text(UNIT)
+            (root / "etc/modprobe.d/rehearsal.conf").write_text("options kvm ignore_msrs=1\n")
             (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")
             self.chroot("systemctl", "enable", "rehearsal.service")
             self.chroot("apt-get", "update", "-q")
@@ -197,7 +249,8 @@ class Machine:
              "-device", "virtio-blk-pci,drive=disk", "-kernel", self.work / "vmlinuz",
              "-initrd", self.work / "initrd.img", "-append",
              " ".join(("root=/dev/vda rw console=ttyS0,115200 mitigations=off tsc=reliable panic=-1",
-                       "random.trust_cpu=on systemd.show_status=0 loglevel=5", *parameters))],
+                       "random.trust_cpu=on systemd.show_status=0 loglevel=5 kvm_amd.nested=0",
+                       *parameters))],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.work / "qemu.log").open("w"))
         try:
             emulator.wait(BOOT_SECONDS)
@@ -236,7 +289,7 @@ class Machine:
 def kernels(machine):
     """The newest 6.12 kernel, and the one before it, by their releases and package versions."""
     names = [name for name in machine.chroot("apt-cache", "pkgnames", "linux-image-6.12.").split()
-             if re.fullmatch(r"linux-image-6\.12\.\d+\+deb\d+-amd64", name)]
+             if re.fullmatch(r"linux-image-6\.12\.\d+\+deb\d+(\+\d+)?-amd64", name)]
     found = {}
     for name, version in re.findall(r"^Package: linux-image-(\S+)\n(?:.*\n)*?Version: (.*)$",
                                     machine.chroot("apt-cache", "show", *names), re.MULTILINE):
@@ -261,8 +314,19 @@ def install_kernel(machine, release, version=None):
 
 def ran_a_vm(said, patched, what):
     need("vm 0" in said.splitlines() and '"lost":0' in said, f"{what}: no VM ran:\n{said}")
-    need(bool(re.search(r"^patched +yes", said, re.MULTILINE)) == patched,
+    # The kernel's own have no version, and kvm-mode may be gone.
+    need(bool(re.search(r"^kvm-mode-\S+\+\S+$", said, re.MULTILINE)) == patched,
          f"{what}: patched {not patched}:\n{said}")
+
+
+def parameters(said):
+    """{when: (digest of all, ignore_msrs, nested)}: the options of modprobe.d and of the command line."""
+    return {when: (digest, ignore, nested) for when, digest, ignore, nested in
+            re.findall(r"^parameters (\w+): (\w+) (\w+) (\w+)$", said, re.MULTILINE)}
+
+
+def modules_of(root, release):
+    return sorted(path.name for path in (root / "lib/modules" / release / "updates/dkms").glob("kvm*.ko*"))
 
 
 class Rehearsal:
@@ -271,6 +335,7 @@ class Rehearsal:
     def __init__(self, machine, package):
         self.machine, self.package = machine, package
         self.new = self.old = None
+        self.built_old = False
         self.before = {}
         self.start = time.time()
 
@@ -287,13 +352,14 @@ class Rehearsal:
             out = m.apt("install", "--no-install-recommends", f"/rehearsal/{self.package.name}")
             need(f"no source of {self.old[0]}" in out or "do not fit" in out,
                  f"no reason given: {out[-800:]}")
+            # Its source comes after the headers and after the package.
             m.apt("install", "--allow-downgrades", f"linux-source-6.12={self.old[1]}")
             why = m.chroot("sh", "-c", f"sh /usr/src/kvm-mode-*/dkms/supported {self.old[0]} --why",
                            ok=False)
             need(why[0] == 0 or "do not fit" in why[1], f"{why}")
-            if why[0] == 0:     # its source has come after the package: as kvm-mode status says
-                m.chroot("dkms", "autoinstall", "-k", self.old[0])
-        ran_a_vm(m.boot(self.old[0], "unsupported"), why[0] == 0, "unsupported")
+            need(bool(modules_of(m.mount, self.old[0])) == (why[0] == 0), "not built when its source came")
+        self.built_old = why[0] == 0
+        ran_a_vm(m.boot(self.old[0], "unsupported"), self.built_old, "unsupported")
         return why[1].strip() if why[0] else "supported as well"
 
     def other_base(self):
@@ -348,6 +414,25 @@ class Rehearsal:
         stock, load = lines.index("stock 0"), lines.index("load 0")
         need(any(re.match("patched +no", line) for line in lines[stock:load]) and
              any(re.match("patched +yes", line) for line in lines[load:]), f"{lines}")
+        seen = parameters("\n".join(lines))
+        need(set(seen) == {"booted", "stock", "load"} and len(set(seen.values())) == 1, f"parameters: {seen}")
+        need(seen["booted"][1:] == ("Y", "0"), f"options lost: {seen}")
+        held = [line for line in lines[stock:load] if line.startswith("held ")]
+        need(not held or held == ["held 3"] and "kvm-amd live" in lines and
+             any("in use by the modules kvmgt" in line for line in lines),
+             f"another importer: {lines[stock:load]}")
+        return "" if held else "this kernel has no kvmgt"
+
+    def reinstalled(self):
+        """the package is upgraded: the kernel to roll back to keeps modules, as its source was kept"""
+        m = self.machine
+        releases = [self.new[0]] + [self.old[0]] * self.built_old
+        with m.mounted() as root:
+            m.apt("install", "--reinstall", f"/rehearsal/{self.package.name}")
+            for release in releases:
+                need(modules_of(root, release), f"{release} has lost its modules")
+            need("building" not in m.chroot("kvm-mode", "build"), "built again, for nothing")
+        return f"{len(releases)} kernels"
 
     def tampered(self):
         """a module that was tampered with: the kernel's own is loaded, whoever else tries, and it is said"""
@@ -366,6 +451,7 @@ class Rehearsal:
         ran_a_vm(said, False, "tampered")
         tries = re.findall("^ensure .*", said, re.MULTILINE)
         need(tries == ["ensure 1: live"] * 10, f"beside others that load modules: {said}")
+        need(parameters(said)["booted"][1:] == ("Y", "0"), f"options lost: {parameters(said)}")
         # At the boot; the tries say the same, without the journal's mark.
         need(re.search(r"kvm-mode\[\d+\]: .*kernel's own are loaded instead", said), f"not said: {said}")
 
@@ -375,31 +461,86 @@ class Rehearsal:
         ran_a_vm(said, False, "unsigned")
         need("kernel's own are loaded instead" in said, f"not said: {said}")
 
-    def interrupted(self):
-        """a build that is killed, or finds no space, leaves no module behind; the next one works"""
+    def unwanted(self):
+        """where modprobe's blacklist has KVM, or a command instead, nothing loads it but by hand"""
+        m = self.machine
+        with m.mounted() as root:
+            (root / "rehearsal/unwanted").touch()
+        try:
+            said = m.boot(self.new[0], "unwanted", "modprobe.blacklist=kvm_amd")
+        finally:
+            with m.mounted() as root:
+                (root / "rehearsal/unwanted").unlink()
+        lines = said.splitlines()
+        need(lines.index("no KVM is loaded") < lines.index("load 0"), f"loaded: {said}")
+        need(all(mark in lines for mark in ("ensure 0", "load 1", "stock 1")), said)
+        need("modprobe is told to run '/bin/false' for kvm-amd" in said, f"not said: {said}")
+        need(re.search(r"kvm-mode\[\d+\]: .*kvm-amd is on modprobe's blacklist", said),
+             f"not in the journal: {said}")
+
+    def in_initramfs(self):
+        """KVM in the initramfs: the patched one once it is installed, none of it once it is not"""
         m, release = self.machine, self.new[0]
-        module = f"kvm-mode/{self.dkms_version()}"
+        with m.mounted() as root:
+            modules = root / "etc/initramfs-tools/modules"
+            kept, module = modules.read_text(), f"kvm-mode/{self.dkms_version()}"
+            m.chroot("dkms", "uninstall", module, "-k", release)
+            modules.write_text(kept + "kvm_amd\n")
+            m.chroot("update-initramfs", "-u", "-k", release)
+            m.chroot("kvm-mode", "build")
+        ran_a_vm(m.boot(release, "initramfs"), True, "initramfs")
+        with m.mounted() as root:
+            m.chroot("sh", "/var/lib/dpkg/info/kvm-mode-dkms.prerm", "remove")
+        ran_a_vm(m.boot(release, "initramfs-removed"), False, "initramfs-removed")
+        with m.mounted() as root:
+            modules.write_text(kept)
+            m.chroot("update-initramfs", "-u", "-k", release)
+            m.chroot("dkms", "add", module)
+
+    def interrupted(self):
+        """a build that is killed, or finds no space, leaves no module and apt content; the next one works"""
+        m, release = self.machine, self.new[0]
         with m.mounted() as root:
             installed = root / "lib/modules" / release / "updates/dkms"
-            m.chroot("dkms", "uninstall", module, "-k", release)
-            m.chroot("dkms", "unbuild", module, "-k", release)
-            status, _ = m.chroot("timeout", "-s", "KILL", "8", "dkms", "autoinstall", "-k", release,
-                                 ok=False)
+            need(not modules_of(root, release), "in_initramfs has left some")
+            status, _ = m.chroot("timeout", "-s", "KILL", "8", "kvm-mode", "build", ok=False)
             need(status != 0, "the build was over before it was killed")
             need(not list(installed.glob("*.ko*")), "killed: half installed")
             status, out = m.chroot(
                 "bash", "-c", "cp -a /var/lib/dkms /rehearsal/ && mount -t tmpfs -o size=24m small "
                 "/var/lib/dkms && cp -a /rehearsal/dkms/. /var/lib/dkms && "
-                f"{{ dkms autoinstall -k {release}; status=$?; }}; "
-                "cat /var/lib/dkms/kvm-mode/*/build/make.log; exit $status", ok=False)
-            need(status != 0 and "No space left" in out, f"no space: status {status}: {out[-800:]}")
+                f"apt-get -q -y install --reinstall linux-headers-{release}; "
+                "status=$?; cat /var/lib/dkms/kvm-mode/*/build/make.log; exit $status", ok=False)
+            need(status == 0 and "No space left" in out, f"no space: status {status}: {out[-800:]}")
+            need(f"no modules for {release}, which keeps its own" in out, f"not said: {out[-800:]}")
             need(not list(installed.glob("*.ko*")), "no space: half installed")
-            m.chroot("dkms", "autoinstall", "-k", release)
+            need("install ok installed" in m.chroot("dpkg-query", "-W", "-f", "${Status}", "kvm-mode-dkms"),
+                 "half configured")
+            m.chroot("kvm-mode", "build")
             found = {path.name.split(".")[0] for path in installed.iterdir()}
             need(found == set(MODULES), f"{found}")
 
     def dkms_version(self):
         return self.package.name.split("_")[1]
+
+    def revised(self):
+        """the kernel's package is revised under its release: its own KVM, until there is its source"""
+        m, (release, version) = self.machine, self.new
+        kernel = m.mount / "lib/modules" / release / "kernel/arch/x86/kvm"
+        with m.mounted() as root:
+            moved = root / f"var/lib/dkms/kvm-mode/original_module/{release}/x86_64"
+            name = next(path.name for folder in (kernel, moved) for path in folder.glob("kvm.ko*"))
+            m.chroot("bash", "-euc", REVISE, "bash", release, version, name)
+            own = hashlib.sha256((root / "rehearsal/revised" / name).read_bytes()).hexdigest()
+            m.apt("install", *(f"/rehearsal/revised/linux-{what}-{release}.deb"
+                               for what in ("image", "headers")))
+            need(not modules_of(root, release), f"modules of another revision: {modules_of(root, release)}")
+            now = hashlib.sha256((kernel / name).read_bytes()).hexdigest()
+            need(now == own, "the kernel's own KVM is not the revised one")
+            m.apt("install", "--allow-downgrades", f"linux-image-{release}={version}",
+                  f"linux-headers-{release}={version}")
+            need(modules_of(root, release), "not built when the kernel was the source's again")
+            shutil.rmtree(root / "rehearsal/revised")
 
     def by_make(self):
         """make install and make uninstall where the kernel runs: loaded, and back, without a reboot"""
@@ -407,8 +548,9 @@ class Rehearsal:
         with m.mounted() as root:
             tree = root / "rehearsal/tree"
             (tree / "patches/6.12").mkdir(parents=True)
-            (tree / "dkms").mkdir()
-            shutil.copy(ROOT / "dkms/install", tree / "dkms")
+            for name in ("dkms/install", "scripts/help.sh"):
+                (tree / name).parent.mkdir()
+                shutil.copy(ROOT / name, tree / name)
         m.boot(release, "make")
         lines = m.lines("make")
         marks = ["stock 0", "install 0", "uninstall 0"]
@@ -433,13 +575,16 @@ class Rehearsal:
                 # By the package's checksums: what is in before, DKMS had seen already.
                 _, out = m.chroot("dpkg", "--verify", f"linux-image-{release}", ok=False)
                 need("/lib/modules/" not in out, f"{release}: {out}")
+            need(not (root / "var/lib/dkms/kvm-mode").exists(), "DKMS has kept something")
             need(not list(root.glob("usr/src/kvm-mode-*")) and not (root / "var/cache/kvm-mode").exists()
-                 and not (root / "usr/sbin/kvm-mode").exists(), "files of the package are left")
+                 and not (root / "var/lib/kvm-mode").exists() and not (root / "usr/sbin/kvm-mode").exists(),
+                 "files of the package are left")
         ran_a_vm(m.boot(self.new[0], "removed"), False, "removed")
 
     def steps(self):
-        return (self.refused, self.upgraded, self.used, self.other_base, self.tampered,
-                self.unsigned, self.interrupted, self.by_make, self.removed)
+        return (self.refused, self.upgraded, self.used, self.reinstalled, self.other_base, self.tampered,
+                self.unsigned, self.unwanted, self.in_initramfs, self.interrupted, self.revised,
+                self.by_make, self.removed)
 
 
 def rehearse(machine, package):
@@ -454,7 +599,7 @@ def rehearse(machine, package):
         start = time.time()
         try:
             note = step()
-        except Failed as err:
+        except (Failed, LookupError, ValueError, OSError) as err:
             print(f"not ok {machine.suite}: {step.__doc__}")
             print("# " + str(err).replace("\n", "\n# "), flush=True)
             return passed, 1
