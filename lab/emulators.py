@@ -124,7 +124,7 @@ class Svm(Machine):
         share = qemu_folder(self.options.build) / "share"
         firmware = ["-L", str(share)] if share.is_dir() else []
         return [self.binary(), *firmware, "-M", "q35", *self._accelerator(),
-                *self.cpu, "-smp", str(self.options.cpus),
+                self.cpu[0], self.cpu[1] + self._more_cpu(), *self.cpu[2:], "-smp", str(self.options.cpus),
                 "-m", str(self.options.mem or self.default_mem),
                 "-nodefaults", "-display", "none", "-no-reboot",
                 "-qmp", "unix:qmp,server=on,wait=off",    # in self.work; a full path can be too long
@@ -132,6 +132,14 @@ class Svm(Machine):
                 "-kernel", str(kernel), "-initrd", str(initrd),
                 "-append", f"{COMMON_CMDLINE} lab.emulator=qemu "
                 f"{'lab.turns ' if self.options.quantum else ''}{cmdline}"]
+
+    def _more_cpu(self):
+        """KVM of a kernel with PREEMPT_RT wants a constant TSC, which is QEMU's with our patches."""
+        if not self.options.base.endswith("-rt"):
+            return ""
+        if qemu_folder(self.options.build).name != "qemu-mended":
+            raise LabError("only QEMU with our patches has a constant TSC: run `make qemu`")
+        return ",+invtsc"
 
     def _accelerator(self):
         quantum = self.options.quantum
