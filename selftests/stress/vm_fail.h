@@ -6,6 +6,7 @@
 #include "post-guest.h"
 
 #define FAIL_PORT	0xe0	/* nothing in KVM answers it */
+#define FAIL_VTPR	0x80	/* the TPR's place in the virtual-APIC page */
 
 /* What L1 does to the VMCS or the VMCB ahead of an entry */
 enum fail_kind {
@@ -14,6 +15,7 @@ enum fail_kind {
 	KVM_HOST,	/* ... of the host state (Intel) */
 	KVM_STATE,	/* ... of the guest state */
 	HW_CONTROL,	/* only the CPU rejects it: VM-Fail (Intel) */
+	RACE_CONTROL,	/* KVM or the CPU may: the host changes VTPR meanwhile (Intel) */
 	HW_STATE,	/* only the CPU rejects it: VM-Exit, entry failed */
 	PORT_IO,	/* L2 goes to userspace, which may break its state */
 	NR_KINDS

@@ -14,6 +14,7 @@
 #include "vm_fail.h"
 
 #define BAD_TPR		0x10	/* bits 31:4 of the TPR threshold must be 0 */
+#define RACE_TPR	8	/* must not be above VTPR's bits 7:4 */
 
 /* VM-instruction errors */
 #define ERROR_CONTROL	7
@@ -149,7 +150,7 @@ static void vmx_restore(u64 *rnd, u64 pin, u64 cpu)
 	vmwrite(GUEST_INTERRUPTIBILITY_INFO, 0);
 }
 
-static void vmx_break(struct fail_shared *g, enum fail_kind kind, u64 cpu)
+static void vmx_break(struct fail_shared *g, enum fail_kind kind, u64 pin, u64 cpu)
 {
 	switch (kind) {
 	case KVM_CONTROL:
@@ -165,6 +166,16 @@ static void vmx_break(struct fail_shared *g, enum fail_kind kind, u64 cpu)
 		vmwrite(CPU_BASED_VM_EXEC_CONTROL, cpu | CPU_BASED_TPR_SHADOW);
 		vmwrite(VIRTUAL_APIC_PAGE_ADDR, g->vapic_gpa);
 		vmwrite(TPR_THRESHOLD, BAD_TPR);
+		break;
+	case RACE_CONTROL:
+		/*
+		 * The CPU looks again at each entry of L2.  KVM loses what it injects into
+		 * L2 with one that fails, stock KVM too: have it exit for interrupts.
+		 */
+		vmwrite(PIN_BASED_VM_EXEC_CONTROL, pin | PIN_BASED_EXT_INTR_MASK);
+		vmwrite(CPU_BASED_VM_EXEC_CONTROL, cpu | CPU_BASED_TPR_SHADOW);
+		vmwrite(VIRTUAL_APIC_PAGE_ADDR, g->vapic_gpa);
+		vmwrite(TPR_THRESHOLD, RACE_TPR);
 		break;
 	case HW_STATE:
 		vmwrite(GUEST_RFLAGS, 0);
@@ -188,9 +199,12 @@ static void vmx_judge(struct fail_shared *g, enum fail_kind kind, u64 error)
 
 	if (kind == GOOD && g->none_enters)
 		kind = HW_CONTROL;
+	if (kind == RACE_CONTROL && error != ERROR_CONTROL)
+		kind = GOOD;
 	switch (kind) {
 	case KVM_CONTROL:
 	case HW_CONTROL:
+	case RACE_CONTROL:
 		ended(g, kind, error == ERROR_CONTROL,
 		      reason, error);
 		break;
@@ -249,7 +263,7 @@ void fail_guest_vmx(struct vmx_pages *vmx)
 		enum fail_kind kind = next_kind(g, &rnd);
 
 		vmx_restore(&rnd, pin, cpu);
-		vmx_break(g, kind, cpu);
+		vmx_break(g, kind, pin, cpu);
 		vmx_judge(g, kind, vmx_enter(vmx, &rnd, &launched));
 		take_interrupts();
 		WRITE_ONCE(g->loops, g->loops + 1);

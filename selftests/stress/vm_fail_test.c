@@ -37,7 +37,7 @@
 
 static const char * const kind_names[NR_KINDS] = {
 	"good", "KVM's control checks", "KVM's host checks",
-	"KVM's state checks", "VM-Fail by the CPU", "exit by the CPU",
+	"KVM's state checks", "VM-Fail by the CPU", "VM-Fail by KVM or the CPU", "exit by the CPU",
 	"I/O of L2",
 };
 
@@ -51,13 +51,14 @@ struct helper {
 	u64 rnd, begun, done;
 };
 
-enum { POSTER, DISTURBER, NR_ACTORS, SAMPLER = NR_ACTORS, NR_HELPERS };
+enum { POSTER, DISTURBER, NR_ACTORS, SAMPLER = NR_ACTORS, CHANGER, NR_HELPERS };
 
 struct rig {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
 	struct post_shared *posts;
 	struct fail_shared *guest;
+	u32 *vtpr;		/* of L1's virtual-APIC page */
 	pthread_t main;
 	u64 rnd;
 	u64 pause_us;		/* of the helpers, at most */
@@ -242,6 +243,26 @@ static void *sampler_fn(void *arg)
 	return NULL;
 }
 
+/* VTPR below L1's threshold and above it, in turn, often enough to hit entries */
+static void *changer_fn(void *arg)
+{
+	struct helper *h = arg;
+	struct rig *r = h->rig;
+
+	while (!READ_ONCE(r->stop)) {
+		u64 start = rdtsc(), ticks = rnd_below(&h->rnd, 4000);
+
+		if (!(r->guest->kinds & BIT(RACE_CONTROL))) {
+			sleep_us(LONG_US);
+			continue;
+		}
+		while (rdtsc() - start < ticks)
+			;
+		WRITE_ONCE(*r->vtpr, READ_ONCE(*r->vtpr) ^ 0xf0);
+	}
+	return NULL;
+}
+
 /* Wait for the end of everything that began while the vCPU was in KVM_RUN */
 static void settle(struct rig *r)
 {
@@ -411,7 +432,7 @@ static void shared_setup(struct rig *r, u64 kinds)
 	write_guest_global(r->vm, post_guest_shared, (struct post_shared *)gva);
 	r->guest = guest_alloc(r, sizeof(*r->guest), &gva);
 	write_guest_global(r->vm, fail_shared, (struct fail_shared *)gva);
-	guest_alloc(r, getpagesize(), &gva);
+	r->vtpr = guest_alloc(r, getpagesize(), &gva) + FAIL_VTPR;
 	r->guest->vapic_gpa = addr_gva2gpa(r->vm, gva);
 	r->guest->kinds = kinds | BIT(GOOD);
 	r->guest->seed = stress.seed;
@@ -433,6 +454,7 @@ static void helpers_start(struct rig *r)
 		[POSTER] = poster_fn,
 		[DISTURBER] = disturber_fn,
 		[SAMPLER] = sampler_fn,
+		[CHANGER] = changer_fn,
 	};
 	int i;
 
@@ -821,8 +843,9 @@ static void case_vm_fail(const char *name, bool early, const char *needs)
 
 	if (!stress_case_begin(name) || !needs_nested(true))
 		return;
+	/* Those that have none check all controls by themselves, but as they are then. */
 	if ((check == 'Y') == early)
-		enter_nested(BIT(HW_CONTROL));
+		enter_nested(BIT(check ? HW_CONTROL : RACE_CONTROL));
 	else
 		stress_skip("%s", check ? needs : "this KVM has no early check by the CPU");
 }
