@@ -193,7 +193,7 @@ what else perf may say
 
 def test_latency_reader(project):
     """perf's latency recipe tells VMs apart and reads APIC IDs, CPUs and what it cannot read"""
-    modules, events = project.work / "modules", project.work / "events"
+    modules, events = project.work / "perf.modules", project.work / "perf.events"
     modules.write_text("kvm 1000000 1 - Live 0xffffffffc0000000\n")
     events.write_text(PERF_EVENTS)
     for awk in (["busybox", "awk"], ["awk"]):
