@@ -120,7 +120,7 @@ for what in image headers; do
 	sed -i -E "s/(linux-(headers-[^ ]*-common|kbuild|libc-dev|base)[^,(]*\\(= [^)]*)\\+revised/\\1/g" \
 		tree/DEBIAN/control
 	module=tree/lib/modules/$1/kernel/arch/x86/kvm/$3
-	[ -e "$module" ] || module=tree/usr/$module
+	[ -e "$module" ] || module=tree/usr/${module#tree/}
 	if [ -e "$module" ]; then
 		case $3 in
 		*.xz) xz -d "$module"; strip -g "${module%.xz}"; xz --check=crc32 "${module%.xz}" ;;
