@@ -15,7 +15,8 @@ def test_bad_base(project):
     other.mkdir()
     (other / "Makefile").write_text("VERSION = 5\nPATCHLEVEL = 4\n")
     for argv, words in (
-            (("scripts/prepare-tree", "patched", project.version, other, there / "t"), f"5.4, not {project.version}"),
+            (("scripts/prepare-tree", "patched", project.version, other, there / "t"),
+             f"5.4, not {project.version}"),
             (("scripts/prepare-tree", "patched", "5.4", other, there / "t"), "no patches"),
             (("scripts/prepare-tree", "patched", project.version, there / "none", there / "t"),
              "no kernel source"),

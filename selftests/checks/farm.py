@@ -85,7 +85,8 @@ def test_ktap(project):
     # Can it fail?
     whole = f"{ktap.HEAD}\n1..2\nok 1 a # n 1\nok 2 b\n"
     ktap_passes_on(project, "whole", whole)
-    nameless = () if bases.traits(project.base)["nameless_results"] else (whole.replace("ok 2 b", "ok 2 # SKIP b"),)
+    nameless = () if bases.traits(project.base)["nameless_results"] else (
+        whole.replace("ok 2 b", "ok 2 # SKIP b"),)
     for broken in (whole.replace("ok 2 b\n", ""), whole.replace("ok 2", "ok 3"), *nameless):
         need({"errors", "crashed"} & set(kunit(project, broken)[1]), f"kunit.py took {broken}")
     for broken in (whole.replace("ok 2 b\n", ""), whole.replace("ok 2", "ok 3"),

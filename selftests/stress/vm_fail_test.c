@@ -249,13 +249,9 @@ static void *changer_fn(void *arg)
 	struct helper *h = arg;
 	struct rig *r = h->rig;
 
-	while (!READ_ONCE(r->stop)) {
+	while (r->guest->kinds & BIT(RACE_CONTROL) && !READ_ONCE(r->stop)) {
 		u64 start = rdtsc(), ticks = rnd_below(&h->rnd, 4000);
 
-		if (!(r->guest->kinds & BIT(RACE_CONTROL))) {
-			sleep_us(LONG_US);
-			continue;
-		}
 		while (rdtsc() - start < ticks)
 			;
 		WRITE_ONCE(*r->vtpr, READ_ONCE(*r->vtpr) ^ 0xf0);
