@@ -22,9 +22,9 @@ def workloads_of(name):
 def script(name, seed, switch):
     """Shell text; a line "CELL workload variant seed" precedes each run's JSON."""
     lines = ["failed=0"]
-    for turn in paired.seeds(seed):
-        for variant in variants_of(name):
-            lines += switch.lines(variant)
+    for variant in variants_of(name):       # an emulator's runs do not depend on when they are
+        lines += switch.lines(variant)
+        for turn in paired.seeds(seed):
             for workload in workloads_of(name):
                 lines += [f"echo CELL {workload} {variant} {turn}",
                           f"kvm-mode-bench post --json {posts.LABS[name]['extra']} --posts {POSTS} "

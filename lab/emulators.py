@@ -175,8 +175,9 @@ class Avic(Svm):
     kvm_parameters = "avic=1"
     amounts = {
         "post": {"posts": 20000, "quick": 3000, "check": 10000, "expect": 400, "hang": 300,
-                 "extra": COUNTERS, "wasted_ratio": 0.95, "wasted_base": "patched_off", "off_tolerance": 0.20},
-        "flight": {"posts": 3000},
+                 "extra": COUNTERS, "wasted_ratio": 0.95, "wasted_base": "patched_off", "off_tolerance": 0.20,
+                 "over_seeds": True},
+        "flight": {"posts": 6000},
         "apf": {"extra": "", "icount": False, "most_exits": 1.0},
     }
 
