@@ -28,7 +28,7 @@ def forget():
 def digest(text, options):
     found = hashlib.sha256(text.encode())
     for name in ("lab", "base", "kernel", "cpus", "mem", "quantum", "flight", "spread", "entry",
-                 "icount", "append"):
+                 "x2avic", "icount", "append"):
         found.update(f"\n{name} {getattr(options, name)}".encode())
     for path in lab.inputs(options):
         with open(path, "rb") as file:

@@ -85,6 +85,7 @@ class Options:
             self.quantum = EMULATORS[self.lab].quanta[0]
         self.flight, self.spread = given.pop("flight", 0), given.pop("spread", 0)
         self.entry = given.pop("entry", 1)
+        self.x2avic = given.pop("x2avic", False)
         self.icount = given.pop("icount", False)
         self.trace = given.pop("trace", None)
         self.append = given.pop("append", "")
@@ -98,6 +99,8 @@ class Options:
                 raise LabError(f"--{name} wants 0 to {(1 << 31) - 1}")
         if self.lab == "vmx" and not 1 <= self.quantum <= max(EMULATORS["vmx"].quanta):
             raise LabError(f"the vmx lab's turns have 1 to {max(EMULATORS['vmx'].quanta)} instructions")
+        if self.x2avic and self.lab != "avic":
+            raise LabError(f"the {self.lab} lab has no AVIC, and so no x2AVIC: that is the avic lab's")
         if self.takes_time() and not self.quantum:
             raise LabError(f"nothing takes time in the {self.lab} lab while its CPUs are threads: "
                            "add --quantum 32")
@@ -359,6 +362,9 @@ def parse(argv):
                         help="and up to how much longer, at random but the same in each run")
     parser.add_argument("--entry", type=int, default=1, metavar="TICKS",
                         help="vmx, avic: how long VMRUN, VMLAUNCH and VMRESUME take (default: 1)")
+    parser.add_argument("--x2avic", action="store_true",
+                        help="avic: the CPU has x2AVIC, as Zen 4 does: guests in x2APIC mode send their "
+                        "IPIs without KVM")
     parser.add_argument("--icount", action="store_true",
                         help="svm: one thread; L1's clocks and TSC count its instructions")
     parser.add_argument("--trace", metavar="FILE",

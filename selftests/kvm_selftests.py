@@ -241,7 +241,11 @@ def main():
 def run(args):
     """({lab: rows}, what is different), printed"""
     build = Path(args.build).resolve()
-    names = args.tests.split() or all_tests(build)
+    there = all_tests(build)
+    names = args.tests.split() or there
+    unknown = sorted(set(names) - set(there))
+    if unknown:
+        sys.exit(f"kvm-selftests: no test called {', '.join(unknown)}; there are: {' '.join(there)}")
     path, results, worse = image(build, args.base, names), {}, []
     for where in args.labs.split():
         say(f"{where}: {len(names)} tests on stock and on patched")

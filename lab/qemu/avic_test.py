@@ -26,7 +26,7 @@ SAID = re.compile(r"# (VMRUN|doorbells).* 0x([0-9a-f]+)")
 def make(out):
     source = HERE / "avic-test"
     subprocess.run(["gcc", *FLAGS, "-T", source / "test.ld", "-o", out,
-                    source / "start.S", source / "test.c"], check=True)
+                    source / "start.S", *sorted(source.glob("*.c"))], check=True)
 
 
 def run(folder, kernel, cpu, machine=("-accel", "tcg,thread=multi")):
@@ -70,7 +70,7 @@ def entry_wrong(outputs):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--build", type=Path, default=Path("build"))
-    parser.add_argument("--cpu", default="EPYC,+svm,+npt,+avic")
+    parser.add_argument("--cpu", default="EPYC,+svm,+npt,+avic,+x2avic")
     args = parser.parse_args(argv)
     folder = args.build.resolve() / "qemu-mended"
     with tempfile.TemporaryDirectory() as work:
