@@ -24,8 +24,7 @@ IRQFD_WORKLOADS = ("irqfd-exits", "irqfd-mixed")    # the same, posted to by a h
 # the tests; check: in the tests' full form.
 # expect: seconds for the whole lab.  wasted_ratio: patched to wasted_base at most, of spurious
 # notifications per post; off_tolerance: of patched_off to the same, with one seed.  To stock where the
-# base is patched_off, or was not run.  over_seeds: what is saved is not much more than the
-# spread of runs (mixed, 10,000 posts: 0.90 to 0.95), and seeds.py alone judges it.
+# base is patched_off, or was not run.
 LABS = emulators.amounts("post")
 
 # Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
@@ -177,7 +176,7 @@ def wasted_to(cell, variant, base):
 
 def wasted(workload, cell, limits, variant="patched"):
     """[Bound] of spurious notifications."""
-    if workload not in SPURIOUS_WORKLOADS or limits.get("over_seeds"):
+    if workload not in SPURIOUS_WORKLOADS:
         return []
     most, base = limits["wasted_ratio"], base_of(limits, cell)
     ratio = wasted_to(cell, variant, base)
