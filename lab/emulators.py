@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from lab import monitor
-from lab.vmlinux import flat_file, KernelError
+from lab.vmlinux import flat_file, flatten, KernelError
 
 # tsc=reliable: both emulators have one TSC for all CPUs. Linux's watchdog, on a busy machine,
 # calls it unstable all the same (QEMU: "skewed 3290941 ns"), and then KVM no longer keeps the
@@ -263,6 +263,7 @@ class Vmx(Machine):
             f"optramimage2: file={self.work / 'initrd'}, address={INITRD_ADDRESS:#x}",
             f"optramimage3: file={self.work / 'start-info'}, address={START_INFO:#x}",
             f"com1: enabled=1, {com1}",
+            "port_e9_hack: enabled=1",
             f"log: {self.work / 'emulator.log'}",
             "panic: action=fatal",
             "error: action=ignore",
@@ -278,7 +279,6 @@ class Vmx(Machine):
         return self._file("bochs")
 
     def prepare(self, kernel, archives, cmdline, serial):
-        binary = self.binary()
         initrd = b"".join(archives)
         (self.work / "initrd").write_bytes(initrd)
         cmdline = (f"{COMMON_CMDLINE} {VMX_CMDLINE} lab.emulator=bochs "
@@ -287,11 +287,23 @@ class Vmx(Machine):
             flat, address, entry = flat_file(kernel, self.options.build / "lab")
         except KernelError as error:
             raise LabError(f"{kernel}: {error}") from error
+        return self._command(flat, address, entry, cmdline, len(initrd), serial)
+
+    def prepare_program(self, elf):
+        """The same of a program without an operating system (bare_metal.py), with the debug port on standard
+        output."""
+        (self.work / "initrd").write_bytes(b"")
+        address, entry, image = flatten(Path(elf).read_bytes())
+        flat = self.work / "program"
+        flat.write_bytes(image)
+        return self._command(flat, address, entry, "", 0, None)
+
+    def _command(self, flat, address, entry, cmdline, initrd_size, serial):
         self._boot_disk()
-        (self.work / "start-info").write_bytes(self._start_info(entry, cmdline, len(initrd)))
+        (self.work / "start-info").write_bytes(self._start_info(entry, cmdline, initrd_size))
         (self.work / "bochsrc").write_text(self._configuration(flat, address, serial))
         return ["env", f"LAB_FLIGHT={self.options.flight}", f"LAB_SPREAD={self.options.spread}",
-                f"LAB_ENTRY={self.options.entry}", str(binary), "-q", "-f", str(self.work / "bochsrc")]
+                f"LAB_ENTRY={self.options.entry}", str(self.binary()), "-q", "-f", str(self.work / "bochsrc")]
 
     def state(self):
         """Bochs has no door to ask through while it runs."""

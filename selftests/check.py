@@ -55,6 +55,7 @@ TESTS = (
     Test(labs.test_repeats, "vmx", seconds=100),
     Test(interrupts.test_kvm_selftests, "vmx", seconds=200),
     Test(labs.test_avic, seconds=150),
+    Test(labs.test_posted_interrupts, quick=True),
     Test(measuring.test_flight, seconds=150),
     Test(labs.test_hang, seconds=25),
     Test(labs.test_killed_emulator, seconds=20),

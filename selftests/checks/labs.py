@@ -17,6 +17,14 @@ from selftests.project import command, Failed, need, ROOT
 APIC_SELFTESTS = ("apic_bus_clock_test", "xapic_ipi_test", "xapic_state_test")
 
 
+def test_posted_interrupts(project):
+    """the vmx lab's virtual and posted interrupts do what the SDM says, case by case"""
+    for quantum in ("16", "1"):
+        status, out = command("lab/bochs/vmx_test.py", "--build", project.build, "--quantum", quantum)
+        need(status == 0, out[-3000:])
+    project.notes.append(f"vmx-test: {out.count(chr(10) + 'ok ')} cases")
+
+
 def test_avic(project):
     """the emulated AVIC does what the APM says; stock KVM and a Linux guest use it, in that lab only"""
     status, out = command("lab/qemu/avic_test.py", "--build", project.build)

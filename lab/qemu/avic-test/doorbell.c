@@ -15,6 +15,7 @@ void ap_main(void)
 
 	asm volatile("lidt %0" : : "m"(idt));
 	*(volatile uint32_t *)(APIC_BAR + 0xf0) = 0x1ff;
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);
 	wrmsr(MSR_VM_HSAVE, (uint64_t)hsave[1]);
 	ap_here = 1;
 	while (true) {
@@ -145,7 +146,7 @@ void test_doorbell(void)
 	guest_rsi = MSR_DOORBELL;
 	run();
 	expect("exit code", *field(0, EXIT_CODE), EXIT_EXCEPTION + 13);
-	expect("exit code", guest_wrmsrs(MSR_DOORBELL, 0x100), EXIT_GP);
+	expect("exit code", guest_wrmsrs(MSR_DOORBELL, 0x1000), EXIT_GP);
 	test_end("the doorbell register cannot be read; its reserved bits");
 
 	tables_init();
@@ -190,14 +191,6 @@ void test_doorbell(void)
 		expect_ap_took(0x71);
 	}
 	test_end("IPI to one that is just entering: never lost, 200 times");
-}
-
-static void say(const char *what, uint64_t n)
-{
-	print("# ");
-	print(what);
-	print_hex(n);
-	print("\n");
 }
 
 /*

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The machine under test: ports, the VMCB of two virtual CPUs and their backing pages, guests of a few
- * instructions (start.S), what is expected of a #VMEXIT; TAP on the debug port.
+ * The machine under test: the VMCB of two virtual CPUs and their backing pages, guests of a few
+ * instructions (guest.S), what is expected of a #VMEXIT.
  */
 #include "machine.h"
 
@@ -10,94 +10,10 @@ uint8_t __attribute__((aligned(4096))) vmcb[2][PAGE_SIZE], hsave[2][PAGE_SIZE], 
 uint64_t __attribute__((aligned(4096))) physical_table[512];
 uint32_t __attribute__((aligned(4096))) logical_table[1024];
 uint64_t guest_idt[512], host_idt[512];
-int tests, failures;
-bool test_failed;
 
 static uint8_t guest_stack[2][PAGE_SIZE];
 static uint64_t __attribute__((aligned(4096))) npt_root[512], npt_pointers[512],
 	npt_directories[4][512], npt_apic[512], npt_hole[512];
-
-void outb(uint16_t port, uint8_t val)
-{
-	asm volatile("outb %0, %1" : : "a"(val), "Nd"(port));
-}
-
-uint8_t inb(uint16_t port)
-{
-	uint8_t val;
-
-	asm volatile("inb %1, %0" : "=a"(val) : "Nd"(port));
-	return val;
-}
-
-void wrmsr(uint32_t msr, uint64_t val)
-{
-	asm volatile("wrmsr" : : "c"(msr), "a"((uint32_t)val), "d"((uint32_t)(val >> 32))
-		     : "memory");
-}
-
-uint64_t rdtsc(void)
-{
-	uint32_t low, high;
-
-	asm volatile("rdtsc" : "=a"(low), "=d"(high));
-	return (uint64_t)high << 32 | low;
-}
-
-void *memset(void *to, int byte, size_t n)
-{
-	for (uint8_t *p = to; n--; p++)
-		*p = byte;
-	return to;
-}
-
-void *memcpy(void *to, const void *from, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		((uint8_t *)to)[i] = ((const uint8_t *)from)[i];
-	return to;
-}
-
-void print(const char *text)
-{
-	while (*text)
-		outb(DEBUG_PORT, *text++);
-}
-
-void print_hex(uint64_t n)
-{
-	int shift = 60;
-
-	print("0x");
-	while (shift && !(n >> shift))
-		shift -= 4;
-	for (; shift >= 0; shift -= 4)
-		outb(DEBUG_PORT, "0123456789abcdef"[n >> shift & 15]);
-}
-
-void expect(const char *what, uint64_t seen, uint64_t wanted)
-{
-	if (seen == wanted)
-		return;
-	test_failed = true;
-	print("# ");
-	print(what);
-	print(": ");
-	print_hex(seen);
-	print(", expected ");
-	print_hex(wanted);
-	print("\n");
-}
-
-void test_end(const char *name)
-{
-	tests++;
-	failures += test_failed;
-	print(test_failed ? "not ok - " : "ok - ");
-	print(name);
-	print("\n");
-	test_failed = false;
-}
 
 /* --- fields of the VMCB and registers of a backing page ---------------------- */
 
@@ -136,12 +52,6 @@ static void segment(int cpu, int offset, uint16_t selector, uint16_t attributes)
 {
 	*field(cpu, offset) = selector | (uint64_t)attributes << 16 | 0xffffffffull << 32;
 	*field(cpu, offset + 8) = 0;
-}
-
-void gate(uint64_t *idt, int vector, uint64_t to)
-{
-	idt[vector * 2] = (to & 0xffff) | 0x08 << 16 | 0x8e00ull << 32 | (to >> 16 & 0xffff) << 48;
-	idt[vector * 2 + 1] = to >> 32;
 }
 
 static void vmcb_save_init(int cpu)

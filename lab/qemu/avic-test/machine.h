@@ -3,23 +3,18 @@
 #ifndef MACHINE_H
 #define MACHINE_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
-#define PAGE_SIZE	4096
+#include "bare-metal.h"
 
 #define APIC_BAR	0xfee00000ull
 #define COUNTERS_PORT	0x8a20
 #define TURNS_PORT	0x8a30		/* reads as 0 where there is one */
 #define EXIT_PORT	0x501
-#define DEBUG_PORT	0xe9
-#define AP_START	0x8000
 #define TIMEOUT		60000000000ull	/* TSC ticks: the machine may be busy */
 #define A_WHILE		100000000ull
 #define HOST_VECTOR	0x40
 
+#define MSR_EFER	0xc0000080
+#define EFER_SVME	(1 << 12)
 #define MSR_VM_HSAVE	0xc0010117
 #define MSR_DOORBELL	0xc001011b
 
@@ -102,9 +97,8 @@ extern char guest_write4[], guest_write4_done[], guest_write2[], guest_read4[],
 	guest_read4_done[], guest_nop[], guest_sti[], guest_cr8[], guest_read_cr8[],
 	guest_sti_hlt[], guest_spin[], guest_rdmsr[], guest_iret[], guest_cr8_sti[], guest_isr[],
 	guest_ud2[], guest_int[], guest_rdmsr_at[], guest_wrmsr[], guest_wrmsr_at[], guest_wrmsr_done[],
-	host_isr[], ap_start[],
-	ap_start_end[], gdt[], gdt_end[];
-extern uint64_t guest_rdi, guest_rsi, page_root[];
+	host_isr[];
+extern uint64_t guest_rdi, guest_rsi;
 extern volatile uint64_t guest_spins;
 
 /* An instruction, what is behind it, its bits of the VMCB's word @at, and the exit code */
@@ -114,31 +108,18 @@ extern const struct insn {
 	uint64_t exit;
 } insns[], insns_end[];
 
-/* start.S */
+/* guest.S */
 void vmrun(uint64_t vmcb);
 /* machine.c; CPU 0 is this one, pages are the backing pages of virtual CPUs 0 to 3 */
 extern uint8_t vmcb[2][PAGE_SIZE], hsave[2][PAGE_SIZE], backing[4][PAGE_SIZE], access_page[PAGE_SIZE],
 	io_bitmaps[4 * PAGE_SIZE];
 extern uint64_t physical_table[512], guest_idt[512], host_idt[512];
 extern uint32_t logical_table[1024];
-extern int tests, failures;
-extern bool test_failed;
-void *memset(void *to, int byte, size_t n);
-void *memcpy(void *to, const void *from, size_t n);
-void outb(uint16_t port, uint8_t val);
-uint8_t inb(uint16_t port);
-void wrmsr(uint32_t msr, uint64_t val);
-uint64_t rdtsc(void);
-void print(const char *text);
-void print_hex(uint64_t n);
-void expect(const char *what, uint64_t seen, uint64_t wanted);
-void test_end(const char *name);
 volatile uint64_t *field(int cpu, int offset);
 volatile uint32_t *field4(int cpu, int offset);
 volatile uint32_t *reg(int page, int offset);
 bool has(int page, int first, int vector);
 void set(int page, int first, int vector);
-void gate(uint64_t *idt, int vector, uint64_t to);
 void vcpu_init(int cpu, char *code);
 void tables_init(void);
 void start(char *code);

@@ -21,6 +21,7 @@ void boot_main(void)
 {
 	outb(0x21, 0xff);		/* no interrupts of the BIOS's timer */
 	outb(0xa1, 0xff);
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);
 	wrmsr(MSR_VM_HSAVE, (uint64_t)hsave[0]);
 	tables_for_guests_init();
 	test_cpuid();
@@ -45,9 +46,6 @@ void boot_main(void)
 		start_ap();
 		test_doorbell();
 	}
-	print("1..");
-	outb(DEBUG_PORT, '0' + tests / 10);
-	outb(DEBUG_PORT, '0' + tests % 10);
-	print("\n");
+	tests_done();
 	asm volatile("outw %0, %1" : : "a"((uint16_t)!!failures), "Nd"((uint16_t)EXIT_PORT));
 }

@@ -1,94 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Entry of the AVIC conformance test, which QEMU loads as a PVH kernel: from 32-bit
- * protected mode, and on the second CPU from real mode, to C in long mode; the
- * switch to a guest and back; the guest's code.  Built by avic_test.py.
+ * The switch to a guest and back, and the guest's code.
  */
-#define KERNEL_CS	0x08
-#define KERNEL_DS	0x10
-#define AP_START	0x8000		/* where the second CPU starts: page 8 */
-#define STACK_SIZE	0x4000
-
-	.section .note, "a", @note	/* XEN_ELFNOTE_PHYS32_ENTRY */
-	.long	4, 4, 18
-	.asciz	"Xen"
-	.long	entry
-
 	.text
-	.code32
-	.globl	entry
-entry:
-	cli
-	movl	$boot_stack + STACK_SIZE, %esp
-	/* 4 GiB, mapped to themselves in pages of 2 MiB */
-	movl	$page_directories, %edi
-	movl	$0x87, %eax
-	movl	$2048, %ecx
-1:	movl	%eax, (%edi)
-	addl	$0x200000, %eax
-	addl	$8, %edi
-	loop	1b
-	movl	$page_directories + 7, %eax
-	movl	$page_pointers, %edi
-	movl	$4, %ecx
-2:	movl	%eax, (%edi)
-	addl	$0x1000, %eax
-	addl	$8, %edi
-	loop	2b
-	movl	$page_pointers + 7, page_root
-	movl	$boot_main, %ebx
-	jmp	to_long_mode
-
-/* %ebx: where to go, %esp: stack */
-to_long_mode:
-	movl	$page_root, %eax
-	movl	%eax, %cr3
-	movl	$0x620, %eax		/* PAE, OSFXSR, OSXMMEXCPT */
-	movl	%eax, %cr4
-	movl	$0xc0000080, %ecx	/* EFER: LME, SVME */
-	rdmsr
-	orl	$0x1100, %eax
-	wrmsr
-	movl	$0x80000011, %eax
-	movl	%eax, %cr0
-	lgdt	gdt_pointer
-	ljmp	$KERNEL_CS, $3f
-	.code64
-3:	movl	$KERNEL_DS, %eax
-	movl	%eax, %ds
-	movl	%eax, %es
-	movl	%eax, %ss
-	movl	%ebx, %ebx
-	call	*%rbx
-4:	hlt
-	jmp	4b
-
-/* Copied to AP_START */
-	.code16
-	.globl	ap_start, ap_start_end
-ap_start:
-	cli
-	xorw	%ax, %ax
-	movw	%ax, %ds
-	lgdtl	AP_START + ap_gdt_pointer - ap_start
-	movl	$0x11, %eax
-	movl	%eax, %cr0
-	ljmpl	$0x18, $ap_protected
-	.balign	8
-ap_gdt_pointer:
-	.word	gdt_end - gdt - 1
-	.long	gdt
-ap_start_end:
-	.code32
-ap_protected:
-	movl	$KERNEL_DS, %eax
-	movl	%eax, %ds
-	movl	%eax, %ss
-	movl	$ap_stack + STACK_SIZE, %esp
-	movl	$ap_main, %ebx
-	jmp	to_long_mode
-
-	.code64
 /* void vmrun(u64 vmcb): the guest's general registers but RAX, RCX, which is 0, and RSP are the host's */
 	.globl	vmrun
 vmrun:
@@ -199,7 +113,7 @@ guest_spin:
 
 /*
  * An instruction with an intercept: bit @bit of the VMCB's word at @at, or none, for a #VMEXIT with @exit.
- * struct insn of test.c.
+ * struct insn of machine.h.
  */
 	.macro	intercepted at, bit, exit, insn:vararg
 	.pushsection .data
@@ -284,27 +198,10 @@ guest_isr:
 	.endr
 
 	.data
-	.balign	16
-	.globl	gdt, gdt_end, guest_rdi, guest_rsi, guest_spins
-gdt:	.quad	0
-	.quad	0x00af9b000000ffff	/* 64-bit code */
-	.quad	0x00cf93000000ffff	/* data */
-	.quad	0x00cf9b000000ffff	/* 32-bit code */
-gdt_end:
-gdt_pointer:
-	.word	gdt_end - gdt - 1
-	.quad	gdt
+	.balign	8
+	.globl	guest_rdi, guest_rsi, guest_spins
 guest_rdi: .quad 0
 guest_rsi: .quad 0
 guest_spins: .quad 0
-
-	.bss
-	.balign	4096
-	.globl	page_root
-page_root: .skip 4096
-page_pointers: .skip 4096
-page_directories: .skip 4 * 4096
-boot_stack: .skip STACK_SIZE
-ap_stack: .skip STACK_SIZE
 
 	.section .note.GNU-stack, "", @progbits
