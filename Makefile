@@ -305,6 +305,10 @@ $(BUILD)/lab/perf.cpio: lab/mkoverlay.py $(wildcard bench/perf/*) | deps
 	@mkdir -p $(@D)
 	@lab/mkoverlay.py --out $@ --program perf --add bench/perf:/perf
 
+$(BUILD)/lab/live.cpio: lab/mkoverlay.py dkms/kvm-mode-live | deps
+	@mkdir -p $(@D)
+	@lab/mkoverlay.py --out $@ --python dkms/kvm-mode-live
+
 .PHONY: cost
 cost: lab-setup
 	@bench/cost.py --build $(BUILD)
@@ -391,7 +395,7 @@ readme:
 
 .PHONY: check
 check: lab-setup qemu $(BUILD)/types.o $(SHARED)/herd7/.done $(SHARED)/lava/.done ci-kit $(if $(FULL),\
-		$(BUILD)/bin/selftests/.done $(BUILD)/lab/rt.cpio $(BUILD)/lab/perf.cpio $(BUILD)/lab/guest.cpio)
+		$(BUILD)/bin/selftests/.done $(addprefix $(BUILD)/lab/,rt.cpio perf.cpio guest.cpio live.cpio))
 	@selftests/check.py --build $(BUILD) --base $(BASE) $(if $(FULL),--full)
 
 .PHONY: stress

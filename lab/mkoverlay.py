@@ -16,6 +16,18 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])     # the packages
 from lab.mkinitramfs import add_extra, add_root, BuildError, Cpio, write_whole
 
 
+PYTHON = "/usr/bin/python3"
+# The files of the modules that a program imports, and of those that the interpreter does
+IMPORTS = """
+import modulefinder, sys
+found = modulefinder.ModuleFinder(excludes=["test", "unittest", "pydoc", "doctest", "pdb", "asyncio"])
+found.run_script(sys.argv[1])
+for name in ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "site", "codecs", "io", "abc", "stat"):
+    found.import_hook(name)
+print("\\n".join(sorted({m.__file__ for m in found.modules.values() if m.__file__} - {sys.argv[1]})))
+"""
+
+
 def libraries(program):
     """The shared libraries of @program and its loader, by the loader's word."""
     done = subprocess.run(["ldd", program], capture_output=True, text=True)
@@ -37,11 +49,28 @@ def add_program(archive, name):
         archive.file(library.lstrip("/"), Path(library).read_bytes(), 0o100755)
 
 
+def add_python(archive, name):
+    """With the distribution's own python3, which has one home"""
+    modules = subprocess.run([PYTHON, "-c", IMPORTS, name], capture_output=True, text=True, check=False)
+    if modules.returncode:
+        raise BuildError(f"{name}: {modules.stderr.strip()[-300:]}")
+    archive.file(f"bin/{Path(name).name}", Path(name).read_bytes(), 0o100755)
+    archive.file(PYTHON.lstrip("/"), Path(PYTHON).read_bytes(), 0o100755)
+    for library in libraries(PYTHON):
+        archive.file(library.lstrip("/"), Path(library).read_bytes(), 0o100755)
+    for path in modules.stdout.splitlines():
+        archive.file(path.lstrip("/"), Path(path).read_bytes(), 0o100644)
+        for library in libraries(path) if path.endswith(".so") else ():
+            archive.file(library.lstrip("/"), Path(library).read_bytes(), 0o100755)
+
+
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--program", action="append", default=[], metavar="NAME",
                         help="a program of this machine's, to /bin")
+    parser.add_argument("--python", action="append", default=[], metavar="PROGRAM",
+                        help="a program in Python, to /bin, with python3 and the modules that it imports")
     parser.add_argument("--busybox", action="store_true",
                         help="busybox, /dev/console and mount points: an initramfs of its own")
     parser.add_argument("--add", action="append", default=[], metavar="SRC:/DST",
@@ -56,6 +85,8 @@ def main(argv=None):
             add_root(archive)
         for name in args.program:
             add_program(archive, name)
+        for name in args.python:
+            add_python(archive, name)
         for spec in args.add:
             add_extra(archive, spec)
         write_whole(args.out, archive.bytes())

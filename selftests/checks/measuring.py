@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The benchmarks: what they measure, and what becomes of their results."""
+"""The benchmarks: what they measure, and what becomes of their results; and the host's live tool."""
+import importlib.machinery
+import importlib.util
 import json
 import os
 import random
@@ -9,8 +11,8 @@ import signal
 import subprocess
 import time
 
-from bench import flight, latency, paired, report, run
-from lab import bases
+from bench import flight, latency, paired, posts, report, run
+from lab import bases, lab
 from selftests.checks.labs import take_interrupts
 from selftests.project import command, need, ROOT, WITHOUT_KVM
 
@@ -54,6 +56,80 @@ def test_measuring(project):
     need(bases.traits(project.base)["lazy_preemption"] or paged["stock"] > 0, f"forced exits: {paged}")
     need(results["labs"]["vmx"]["memory_mib"] > 100, "the emulator's memory is not its own")
     project.notes.append(f"seen in the guest after an exit, ticks: {after}")
+
+
+# Of the vmx lab, whose seconds are long: what kvm-mode-live is given
+LIVE_POSTS = 20000
+LIVE_SLICE, LIVE_PAIRS = 0.004, 8
+LIVE_SEED = 5               # its first slice is "on"
+
+
+def test_live(project):
+    """kvm-mode-live on a storm of posts: estimate agrees with the emulator, compare with the truth"""
+    post = f"kvm-mode-bench post --json --workload exits {posts.LABS['vmx']['extra']}"
+    switch = "/sys/module/kvm/parameters/precise_notify"
+    script = f"""
+        kvm-mode-live compare; echo STATUS $?
+        kvm-mode-live estimate --json -- sh -c '{post} --posts {LIVE_POSTS} > /tmp/cell'; echo STATUS $?
+        cat /tmp/cell
+        load-kvm patched; echo N > {switch}
+        {post} --posts 1000000 >/dev/null 2>&1 & storm=$!
+        until [ "$(cat /sys/kernel/debug/kvm/exits)" -gt 1000 ]; do :; done
+        kvm-mode-live estimate 0.004 --json; echo STATUS $?, STORM $storm
+        kvm-mode-live compare {2 * LIVE_PAIRS * LIVE_SLICE} --slice {LIVE_SLICE} --seed 1 --json
+        echo STATUS $? WAS $(cat {switch})
+        kvm-mode-live compare 1 --slice {LIVE_SLICE} --seed {LIVE_SEED} --json & live=$!
+        while [ $(cat {switch}) = N ]; do kill -0 $live || break; done
+        kill -HUP $live; wait $live; echo STATUS $? WAS $(cat {switch})
+        kill $storm"""
+    done = lab.run("vmx", "stock", script, build=project.build, timeout=900, hang=400,
+                   overlay=[project.build / "lab/live.cpio"], log=project.log("vmx-live"))
+    text = "\n".join(done.lines)
+    said = re.findall(r"^STATUS (.*)", text, re.MULTILINE)
+    storm = re.findall(r"STORM (\d+)", text)
+    need(said == ["1", "0", f"0, STORM {storm[0]}", "0 WAS N", "129 WAS N"], text[-3000:])
+    estimate, cell, short, compare = [json.loads(line) for line in done.lines if line.startswith("{")]
+    told = estimate["counts"]["notifications taken by the host"]
+    truth = cell["emulator"]["vectors"]["0xf2"]["recv_host"]
+    need(abs(told - truth) <= 0.05 * truth > 0, f"estimate {told}, emulator {truth}")
+    need(sum(estimate["cpus"].values()) == told, str(estimate))
+    need([n > 0 for name, n in short["vms"].items() if name.startswith(storm[0] + "-")] == [True], str(short))
+    rows = compare["rows"]
+    taken, sent = rows["notifications taken by the host"], rows["notify_sent"]
+    need(taken["differs"] and taken["ratio"] <= posts.LABS["vmx"]["wasted_ratio"], str(taken))
+    need(sent["differs"] and sent["ratio"] < 1 and rows["notify_elided"]["off"] == 0, str(rows))
+    project.notes.append(f"estimate {told} in vain, the emulator {truth}; compare: taken by the host, on to off "
+                         f"{taken['ratio']:.3f} ({taken['interval'][0]:.3f} to {taken['interval'][1]:.3f})")
+
+
+def test_live_interval(project):
+    """its intervals have the truth as often as they say, and it knows when pairs are too few"""
+    loader = importlib.machinery.SourceFileLoader("live", str(ROOT / "dkms/kvm-mode-live"))
+    live = importlib.util.module_from_spec(importlib.util.spec_from_loader("live", loader))
+    loader.exec_module(live)
+    need(live.interval([1.0] * 5) is None and live.interval([3, 1, 2, 4, 6, 5]) == (1, 6), "six pairs at least")
+    chance, trials = random.Random(1), 2000
+    for pairs in (6, 20, 60):
+        inside = sum(low <= 1 <= high for low, high in
+                     (live.interval([chance.lognormvariate(0, 1) for _ in range(pairs)]) for _ in range(trials)))
+        need(inside >= live.CONFIDENCE * trials - 3 * (0.05 * 0.95 * trials) ** 0.5,
+             f"{pairs} pairs: {inside} of {trials}")
+    few = 0
+    for _ in range(200):            # rare events: pairs without any while off count as well
+        pairs = [(sum(chance.random() < 0.1 for _ in range(5)), sum(chance.random() < 0.1 for _ in range(5)))
+                 for _ in range(100)]
+        found = live.interval(live.ratios(pairs))
+        few += not found[0] <= 1 <= found[1]
+    need(few <= 20, f"rare events, no difference: {few} of 200 differ")
+    head = "           CPU0       CPU2\n"
+    before = live.interrupts(head + f" PIN: {2 ** 32 - 1} 7 Posted-interrupt notification event\nERR: 0\n")
+    need(before[live.TAKEN] == {0: 2 ** 32 - 1, 2: 7}, str(before))
+    after = live.interrupts(" CPU0 CPU3\n PIN: 4 9 Posted-interrupt notification event\n")
+    shots = [{"time": time, "rows": rows, "vms": vms, "others": {}}
+             for time, rows, vms in ((0, before, {"7-3": 10, "7-4": 5}), (1, after, {"7-4": 8, "8-3": 9}))]
+    found = live.between(*shots)
+    need(found["counts"][live.TAKEN] == 5 and found["cpus"] == {0: 5} and found["vms"] == {"7-4": 3} and
+         found["came_or_went"] == {"CPUs": 2, "VMs": 2}, str(found))
 
 
 def test_flight(project):
