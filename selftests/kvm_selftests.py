@@ -245,7 +245,7 @@ def run(args):
     names = args.tests.split() or there
     unknown = sorted(set(names) - set(there))
     if unknown:
-        sys.exit(f"kvm-selftests: no test called {', '.join(unknown)}; there are: {' '.join(there)}")
+        raise lab.LabError(f"no test called {', '.join(unknown)}; there are: {' '.join(there)}")
     path, results, worse = image(build, args.base, names), {}, []
     for where in args.labs.split():
         say(f"{where}: {len(names)} tests on stock and on patched")

@@ -15,6 +15,8 @@
 /* boot.S */
 extern char ap_start[], ap_start_end[], gdt[], gdt_end[];
 extern uint64_t page_root[];
+extern char host_isr[];			/* for a gate: counts the interrupt, EOI */
+extern volatile uint64_t host_interrupts;
 void boot_main(void);
 void ap_main(void);
 /* bare-metal.c */

@@ -87,9 +87,21 @@ ap_protected:
 	movl	$ap_main, %ebx
 	jmp	to_long_mode
 
+	.code64
+/* The host's interrupts: counted, EOI */
+	.globl	host_isr
+host_isr:
+	pushq	%rdi
+	incq	host_interrupts
+	movl	$0xfee000b0, %edi
+	movl	$0, (%rdi)
+	popq	%rdi
+	iretq
+
 	.data
 	.balign	16
-	.globl	gdt, gdt_end
+	.globl	gdt, gdt_end, host_interrupts
+host_interrupts: .quad 0, 0
 gdt:	.quad	0
 	.quad	0x00af9b000000ffff	/* 64-bit code */
 	.quad	0x00cf93000000ffff	/* data */

@@ -37,16 +37,6 @@ host_entry:
 	popq	%rbx
 	ret
 
-/* The host's interrupts: counted, EOI */
-	.globl	host_isr
-host_isr:
-	pushq	%rdi
-	incq	host_interrupts
-	movl	$0xfee000b0, %edi
-	movl	$0, (%rdi)
-	popq	%rdi
-	iretq
-
 /* The guest: RDI and RSI are set, a VMCALL ends it. */
 	.globl	guest_nop, guest_sti, guest_sti_shadow, guest_wrmsr, guest_wrmsr_done, guest_rdmsr
 	.globl	guest_cr8, guest_cr8_done, guest_read_cr8, guest_ipi, guest_ipi_done, guest_ipi_sti
@@ -120,11 +110,10 @@ guest_isr:
 
 	.data
 	.balign	8
-	.globl	guest_rdi, guest_rsi, guest_rax, host_interrupts
+	.globl	guest_rdi, guest_rsi, guest_rax
 guest_rdi: .quad 0
 guest_rsi: .quad 0
 guest_rax: .quad 0
-host_interrupts: .quad 0
 launched: .byte 0
 
 	.section .note.GNU-stack, "", @progbits

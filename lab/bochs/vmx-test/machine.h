@@ -62,10 +62,8 @@ enum { TPR = 0x080, PPR = 0x0a0, EOI = 0x0b0, SVR = 0x0f0, ISR = 0x100, IRR = 0x
 /* guest.S */
 extern char guest_nop[], guest_sti[], guest_sti_shadow[], guest_wrmsr[], guest_wrmsr_done[], guest_rdmsr[],
 	guest_cr8[], guest_cr8_done[], guest_read_cr8[], guest_ipi[], guest_ipi_done[], guest_ipi_sti[],
-	guest_ipi_sti_shadow[], guest_timer_hlt[], guest_timer_hlt_done[], guest_isr[], host_isr[],
-	host_entry[];
+	guest_ipi_sti_shadow[], guest_timer_hlt[], guest_timer_hlt_done[], guest_isr[], host_entry[];
 extern uint64_t guest_rdi, guest_rsi, guest_rax;
-extern volatile uint64_t host_interrupts;
 bool vmenter(void);				/* false: it failed */
 /* machine.c */
 extern volatile uint32_t vapic[PAGE_SIZE / 4];

@@ -33,15 +33,6 @@ vmrun:
 	popq	%rbx
 	ret
 
-/* The second CPU's own interrupt: only its EOI */
-	.globl	host_isr
-host_isr:
-	pushq	%rdi
-	movl	$0xfee000b0, %edi
-	movl	$0, (%rdi)
-	popq	%rdi
-	iretq
-
 /* The guest: RDI and RSI are set, a VMMCALL ends it. */
 	.globl	guest_write4, guest_write4_done, guest_write2, guest_read4, guest_read4_done
 	.globl	guest_nop, guest_sti, guest_cr8, guest_read_cr8, guest_sti_hlt, guest_spin

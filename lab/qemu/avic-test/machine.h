@@ -96,8 +96,7 @@ enum ipi_failure { INVALID_TYPE, NOT_RUNNING, INVALID_TARGET, INVALID_PAGE, INVA
 extern char guest_write4[], guest_write4_done[], guest_write2[], guest_read4[],
 	guest_read4_done[], guest_nop[], guest_sti[], guest_cr8[], guest_read_cr8[],
 	guest_sti_hlt[], guest_spin[], guest_rdmsr[], guest_iret[], guest_cr8_sti[], guest_isr[],
-	guest_ud2[], guest_int[], guest_rdmsr_at[], guest_wrmsr[], guest_wrmsr_at[], guest_wrmsr_done[],
-	host_isr[];
+	guest_ud2[], guest_int[], guest_rdmsr_at[], guest_wrmsr[], guest_wrmsr_at[], guest_wrmsr_done[];
 extern uint64_t guest_rdi, guest_rsi;
 extern volatile uint64_t guest_spins;
 
