@@ -80,6 +80,7 @@ help:
 	@echo '                      QUANTUM= and FLIGHT=: turns and time on the way, in the vmx and avic labs'
 	@echo '                      (WHERE="svm avic vmx" or host, SEED=1, KVM=patched)'
 	@echo 'make mutants          every mutant of the series, and what catches it'
+	@echo 'make turns            stress tests and mutants with other turns of CPUs and delays, an hour'
 	@echo 'make kvm-selftests    the base kernel'"'"'s own KVM selftests on stock and on patched: a table'
 	@echo 'make debug-kernel     the stress tests on kernels with KASAN and lockdep, and with KCSAN'
 	@echo '                      (DURATION=1600 seconds each, DEBUG_KERNELS="kasan kcsan")'
@@ -432,6 +433,10 @@ kvm-selftests: lab-setup qemu $(BUILD)/bin/selftests/.done
 .PHONY: mutants
 mutants: lab-setup qemu $(BUILD)/types.o
 	@selftests/mutants.py --build $(BUILD) --base $(BASE) $(ktap)
+
+.PHONY: turns
+turns: lab-setup qemu
+	@selftests/turns.py --build $(BUILD) --base $(BASE)
 
 .PHONY: clean distclean
 clean:

@@ -321,6 +321,12 @@ def of(name):
     return EMULATORS.get(name, Machine)
 
 
+def slower(name, turns):
+    """How many times as long as with its own turns a lab may take with @turns, {"quantum": ...}."""
+    quantum = turns.get("quantum")
+    return max(1, of(name).quanta[0] / quantum) if quantum else 1
+
+
 def amounts(tool):
     """{lab: its amounts of @tool}, of those that it runs in"""
     return {name: cls.amounts[tool] for name, cls in {**EMULATORS, HOST: Machine}.items()

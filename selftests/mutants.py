@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Builds every mutant of the series (mutants/ in patches/BASE and patches/common) and runs the
-cheapest check that should notice it. Prints a table: mutant, what caught it, after how long; or KTAP. Called by
-`make mutants`; check.py runs the part that needs no lab.
+cheapest check that should notice it. Prints a table: mutant, what caught it, after how long; or
+KTAP. Called by `make mutants`; check.py runs the part that needs no lab.
 
 Static mutants are caught in the machine code, by disassembly/check.py. Dynamic
 ones are also run, in one boot of each lab, by the stress test that exists for their kind of
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
-from lab import lab, program
+from lab import emulators, lab, program
 from selftests.project import Project
 
 VMX_ENTRY, SVM_ENTRY = ("vmx/vmenter.o",), ("svm/vmenter.o",)
@@ -169,9 +169,14 @@ def dynamic_image(project, say, name, some):
 def dynamic_rows(project, say, name, some):
     """Those of one lab; @some as in DYNAMIC."""
     image = dynamic_image(project, say, name, some)
+    return verdicts(project, say, name, some, image, f"{name}-mutants")
+
+
+def verdicts(project, say, name, some, image, log_name, control=True, **turns):
+    """One boot of @image, dynamic_image()'s; @turns as lab.run() has them."""
     script = []
     # The same commands on the product first: they have to pass there.
-    for kvm in ("patched", *some):
+    for kvm in ("patched", *some) if control else some:
         for mutant, (params, test, _) in some.items():
             if kvm in ("patched", mutant):
                 script += [f"load-kvm {kvm} {params}", f"echo MUTANT {kvm} {mutant}",
@@ -188,15 +193,15 @@ def dynamic_rows(project, say, name, some):
             times[now] = time.time() - times[now]
         elif now:
             texts[now].append(text)
-    lab.run(name, "patched", "\n".join(script), line, build=project.build, hang=300,
-            initramfs=image, log=project.log(f"{name}-mutants"))
+    lab.run(name, "patched", "\n".join(script), line, build=project.build,
+            hang=300 * emulators.slower(name, turns), initramfs=image, log=project.log(log_name), **turns)
     rows = []
     for mutant, (_, test, says) in some.items():
         good = "\n".join(texts.get(("patched", mutant), ["not ok: did not run"]))
         bad = [t for t in texts.get((mutant, mutant), [])
                if re.search(r"^(not ok|Bail out)", t) and re.search(says + r"|^Bail out", t)]
         found = f"{name} lab, {test}: {bad[0]}" if bad else None
-        if re.search(r"^(not ok|Bail out)", good, re.M):
+        if control and re.search(r"^(not ok|Bail out)", good, re.M):
             found = None
             say(f"{test} does not pass on the product: {good[-500:]}")
         rows.append((mutant, found, times.get((mutant, mutant), 0)))

@@ -85,11 +85,11 @@ def say(text):
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
-def script(where, kvm, seed, base, folder="/stress"):
-    """Shell text: rounds without end; the reader of its output ends them."""
+def script(where, kvm, seed, base, folder="/stress", job="soak"):
+    """Shell text: rounds of @job without end; the reader of its output ends them."""
     lines = [f"seed={seed}", "while :; do"]
     # A machine's own KVM has what the svm lab has: time is time there.
-    for text, on, reloads in stress_tests.commands("soak", "svm" if where == "host" else where, base):
+    for text, on, reloads in stress_tests.commands(job, "svm" if where == "host" else where, base):
         test = text.split()[0]
         if on:
             lines.append(f"load-kvm {kvm} {on} || exit 9")
@@ -132,20 +132,19 @@ def turns_text(turns):
     return " ".join(f"{name.upper()}={value}" for name, value in turns.items())
 
 
-def run_lab(where, args, tally):
+def run_lab(where, args, tally, log=None):
     started = time.time()
-    log = Path(args.build) / "log" / f"stress-{where}.log"
+    log = log or Path(args.build) / "log" / f"stress-{where}.log"
     turns = turns_of(where, args)
     if turns:
         say(f"{where}: {turns_text(turns)}")
     elif args.quantum or args.flight:
         say(f"{where}: its CPUs are threads, without turns and without time on the way")
-    slower = max(1, emulators.of(where).quanta[0] / turns["quantum"]) if turns else 1
     read = reader(tally, where, started + args.duration, started)
     try:
-        done = lab.run(where, args.kvm, script(where, args.kvm, args.seed, lab.base_of(args.build)), read,
-                       build=args.build, hang=400 * slower, log=str(log),
-                       initramfs=args.initramfs, **turns)
+        rounds = script(where, args.kvm, args.seed, lab.base_of(args.build), job=args.rounds)
+        done = lab.run(where, args.kvm, rounds, read, build=args.build, log=str(log),
+                       hang=400 * emulators.slower(where, turns), initramfs=args.initramfs, **turns)
         tally.failures.append(f"the rounds ended by themselves: status {done.status}")
     except TimeUp:
         pass
@@ -158,7 +157,7 @@ def run_host(args, tally):
     started = time.time()
     read = reader(tally, "host", started + args.duration, started)
     job = subprocess.Popen(["sh", "-c", script("host", "", args.seed, "",
-                                               f"{args.build}/bin/stress")],
+                                               f"{args.build}/bin/stress", args.rounds)],
                            stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         for line in job.stdout:
@@ -210,6 +209,8 @@ def main():
     args.add_argument("--where", default="svm avic vmx",
                       help="labs, or host (default: svm avic vmx)")
     args.add_argument("--duration", type=int, default=600, help="seconds for each")
+    args.add_argument("--rounds", default="soak", choices=("soak", "full", "turns"),
+                      help="what a round has, as in stress/tests.toml (default: soak)")
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--kvm", default="patched", help="module set of the labs")
     args.add_argument("--quantum", type=int, help="instructions of a CPU's turn (vmx, avic); "

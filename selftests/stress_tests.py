@@ -33,7 +33,7 @@ def for_base(text, base):
 
 
 def commands(job, lab, base):
-    """[Command]: what @job (quick, full, soak) runs in @lab."""
+    """[Command]: what @job (quick, full, soak, turns) runs in @lab."""
     return [Command(test["name"] + options(test[job][lab]), for_base(test.get("on", ""), base),
                     test.get("reloads", False))
             for test in TABLE if lab in test.get(job, {})]

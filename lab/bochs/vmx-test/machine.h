@@ -67,7 +67,7 @@ extern uint64_t guest_rdi, guest_rsi, guest_rax;
 bool vmenter(void);				/* false: it failed */
 /* machine.c */
 extern volatile uint32_t vapic[PAGE_SIZE / 4];
-extern struct posted_descriptor {
+extern struct __attribute__((aligned(64))) posted_descriptor {
 	uint32_t pir[8], on;
 } posted;
 void vmwrite(uint64_t field, uint64_t val);

@@ -9,6 +9,8 @@
 #define ON		1
 #define A_WHILE		100000		/* of the VMX-preemption timer, longer than guest_timer_hlt's */
 
+static struct posted_descriptor __attribute__((aligned(4096))) page[2];
+
 static void post(int vector)
 {
 	posted.pir[vector / 32] |= 1u << vector % 32;
@@ -45,6 +47,15 @@ void test_posted(void)
 	expect_taken(0x51, guest_ipi_done);
 	expect_processed();
 	test_end("notification in the guest: no exit, delivered at that boundary");
+
+	start(guest_nop, true);
+	vmwrite(POSTED_DESCRIPTOR, (uint64_t)&page[1]);
+	page[1] = (struct posted_descriptor){ .pir = { [0x51 / 32] = 1u << 0x51 % 32 }, .on = ON };
+	sends(guest_ipi, NOTIFICATION);
+	expect_taken(0x51, guest_ipi_done);
+	expect("ON", page[1].on, 0);
+	vmwrite(POSTED_DESCRIPTOR, (uint64_t)&posted);
+	test_end("a descriptor with 64 bytes' alignment, which begins no page");
 
 	start(guest_nop, true);
 	post(0x51);
