@@ -130,9 +130,10 @@ build_stress()
 	library
 	mkdir -p "$out/stress"
 	compile "$stress/stress.c"
+	compile "$stress/apf_step.c"
 	for src in "$stress"/*_test.c; do
 		name=$(basename "$src" .c)
-		objs=("$name.o" stress.o "${shared[@]}")
+		objs=("$name.o" stress.o apf_step.o "${shared[@]}")
 		compile "$src"
 		if [[ -e ${src/_test.c/_guest.c} ]]; then
 			compile "${src/_test.c/_guest.c}"

@@ -6,7 +6,7 @@
 #ifndef APF_VMM_H
 #define APF_VMM_H
 
-#include "apf-guest.h"
+#include "apf_step.h"
 
 enum vmm_script {
 	VMM_EVENT,		/* one page announced, its event awaited */
@@ -47,13 +47,14 @@ enum vmm_handler {
 };
 
 struct apf_vmm {
+	struct step_guest step;
+
 	/* written by the host, at any time */
 	u64 script;
 	u64 how;
 	u64 handler;		/* enum vmm_handler */
 	u64 page;		/* the next one to be touched */
 	u64 want_wakes, want_ready;
-	u64 stop;		/* what is awaited does not come */
 
 	/* written by the guest */
 	u64 irqs, wakes, ready;
@@ -73,7 +74,6 @@ struct apf_vmm {
 	u64 token;		/* the last one that was announced */
 	u64 nr_out;
 	u32 out[APF_MAX_OUT];
-	u64 failed;		/* line of the first CHECK(), 0: none */
 };
 
 struct ex_regs;

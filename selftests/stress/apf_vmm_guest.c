@@ -21,8 +21,8 @@ struct apf_vmm *apf_vmm;
 
 #define CHECK(condition)						\
 	do {								\
-		if (!(condition) && !apf_vmm->failed)			\
-			apf_vmm->failed = __LINE__;			\
+		if (!(condition) && !apf_vmm->step.failed)			\
+			apf_vmm->step.failed = __LINE__;			\
 	} while (0)
 
 static struct apf_vcpu *me(void)
@@ -67,7 +67,7 @@ static void spin(u64 ticks)
 /* Computing; false if the host has had enough of it */
 static bool until(u64 *count, u64 n)
 {
-	while (READ_ONCE(*count) < n && !READ_ONCE(apf_vmm->stop))
+	while (READ_ONCE(*count) < n && !READ_ONCE(apf_vmm->step.stop))
 		asm volatile("pause");
 	return READ_ONCE(*count) >= n;
 }
@@ -197,7 +197,7 @@ static void hlt_event(void)
 	say(VMM_ANNOUNCED);
 	for (;;) {
 		irqs_off();
-		if (apf_vmm->ready || READ_ONCE(apf_vmm->stop))
+		if (apf_vmm->ready || READ_ONCE(apf_vmm->step.stop))
 			break;
 		halt();
 	}
@@ -278,7 +278,7 @@ static void hlt_blocked(void)
 	irqs_off();
 	hlt_block(how);
 	say(VMM_ANNOUNCED);
-	while (!READ_ONCE(apf_vmm->stop)) {
+	while (!READ_ONCE(apf_vmm->step.stop)) {
 		if (how == VMM_HLT_CLI) {
 			asm volatile("cli; hlt" ::: "memory");
 			apf_vmm->hlts++;
@@ -287,7 +287,7 @@ static void hlt_blocked(void)
 			irqs_off();
 		}
 	}
-	apf_vmm->stop = 0;
+	apf_vmm->step.stop = 0;
 	hlt_unblock(how);
 	CHECK(until(&apf_vmm->ready, 3) && until(&apf_vmm->wakes, 1));
 	CHECK(touch(0) && touch(1) && touch(2));

@@ -4,16 +4,13 @@
  * killed, pause vCPUs, save and restore them, take the area's memory away and give
  * it back, log what is dirty.  The guest is apf_vmm_guest.c.
  *
- * Each case is a process of its own, so that one that hangs or dies is one that has
- * failed.  Cases move by steps: the vCPU runs until the guest says something.
+ * Cases move by steps; see apf_step.h.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
-#include <semaphore.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -29,184 +26,15 @@
 #include "kvm_util.h"
 #include "processor.h"
 
-#include "apf-vm.h"
 #include "apf_vmm.h"
 #include "stress.h"
 
-#define NR_PAGES	32
 #define ENABLE		(KVM_ASYNC_PF_ENABLED | KVM_ASYNC_PF_SEND_ALWAYS | \
 			 KVM_ASYNC_PF_DELIVERY_AS_INT)
-#define VMM_PAUSED	1000	/* of step.said: KVM_RUN was interrupted */
-#define VMM_LEFT	1001	/* it left the guest otherwise */
 
-/* What a case's process tells its parent */
-struct verdict {
-	bool said, ok;
-	char text[400];
-};
-
-static struct verdict *verdict;
-
-/* A VM whose one vCPU goes from one word of its guest's to the next */
-struct step {
-	struct apf_vm a;
-	struct apf_vmm *g;
-	pthread_t thread;
-	clockid_t clock;	/* of that thread's CPU time */
-	sem_t go, back;
-	u32 said;
-	bool running, pause, quit;
-	u64 wrmsrs;		/* exits to userspace for the ACK */
-	int stats_fd;
-	struct kvm_stats_header stats_header;
-	struct kvm_stats_desc *stats;
-};
-
-static void __printf(2, 3) tell(bool ok, const char *fmt, ...)
+static struct apf_vmm *of(struct step *s)
 {
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(verdict->text, sizeof(verdict->text), fmt, args);
-	va_end(args);
-	verdict->ok = ok;
-	verdict->said = true;
-}
-
-/* Emulated time that a vCPU computes is dear in the vmx lab, what it sleeps is not. */
-static unsigned int patience_ms(void)
-{
-	return host_cpu_is_intel ? 30 : 3000;
-}
-
-static unsigned int quiet_ms(bool computing)
-{
-	if (!host_cpu_is_intel)
-		return 300;
-	return computing ? 5 : 100;
-}
-
-/* How often a case repeats itself */
-static bool again(u64 n)
-{
-	return !n || (stress_time_left() && (!stress.count || n < stress.count));
-}
-
-/* --- steps -------------------------------------------------------------------- */
-
-static u32 exited(struct step *s)
-{
-	struct kvm_run *run = s->a.v[0].vcpu->run;
-	struct ucall uc;
-
-	if (run->exit_reason == KVM_EXIT_IO && run->io.port == APF_PORT)
-		return *(u32 *)((char *)run + run->io.data_offset);
-	if (run->exit_reason == KVM_EXIT_X86_WRMSR && run->msr.index == MSR_KVM_ASYNC_PF_ACK) {
-		s->wrmsrs++;
-		run->msr.error = 0;
-		/* Reads as 0: vcpu_set_msr() would look. */
-		if (_vcpu_set_msr(s->a.v[0].vcpu, MSR_KVM_ASYNC_PF_ACK, run->msr.data) != 1)
-			die("KVM_SET_MSRS: no ACK");
-		return 0;
-	}
-	if (get_ucall(s->a.v[0].vcpu, &uc) == UCALL_ABORT)
-		fprintf(stderr, "# guest assertion: %s\n", uc.buffer);
-	else
-		fprintf(stderr, "# the vCPU left the guest: exit reason %u (%s)\n",
-			run->exit_reason, exit_reason_str(run->exit_reason));
-	return VMM_LEFT;
-}
-
-static u32 run_to_word(struct step *s)
-{
-	u32 said = 0;
-
-	while (!said) {
-		if (!__vcpu_run(s->a.v[0].vcpu))
-			said = exited(s);
-		else if (errno != EINTR)
-			die("KVM_RUN: %s", strerror(errno));
-		else if (__atomic_load_n(&s->pause, __ATOMIC_ACQUIRE))
-			said = VMM_PAUSED;
-	}
-	return said;
-}
-
-static void *step_fn(void *data)
-{
-	struct step *s = data;
-
-	for (;;) {
-		while (sem_wait(&s->go))
-			;
-		if (s->quit)
-			return NULL;
-		s->said = run_to_word(s);
-		sem_post(&s->back);
-	}
-}
-
-static void go(struct step *s)
-{
-	s->running = true;
-	sem_post(&s->go);
-}
-
-/* What the guest says next, 0: nothing in that time */
-static u32 hear(struct step *s, unsigned int ms)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	ts.tv_sec += ms / 1000;
-	ts.tv_nsec += ms % 1000 * 1000000ull;
-	if (ts.tv_nsec >= 1000000000) {
-		ts.tv_sec++;
-		ts.tv_nsec -= 1000000000;
-	}
-	while (sem_timedwait(&s->back, &ts))
-		if (errno == ETIMEDOUT)
-			return 0;
-	s->running = false;
-	return s->said;
-}
-
-/* The guest gives up waiting if it does not come so far by itself. */
-static bool hears(struct step *s, u32 what)
-{
-	u32 said = hear(s, patience_ms());
-
-	if (!said) {
-		WRITE_ONCE(s->g->stop, 1);
-		said = hear(s, patience_ms());
-	}
-	if (said != what)
-		fprintf(stderr, "# the guest said %u, not %u; CHECK in line %lu\n", said, what,
-			s->g->failed);
-	return said == what && !s->g->stop;
-}
-
-static bool goes_to(struct step *s, u32 what)
-{
-	go(s);
-	return hears(s, what);
-}
-
-/* Out of KVM_RUN, wherever the guest is; false if it cannot be brought out. */
-static bool pause_vcpu(struct step *s)
-{
-	unsigned int i;
-
-	__atomic_store_n(&s->pause, true, __ATOMIC_RELEASE);
-	for (i = 0; i < 200; i++) {
-		WRITE_ONCE(s->a.v[0].vcpu->run->immediate_exit, 1);
-		pthread_kill(s->thread, POST_SIGNAL);
-		if (hear(s, 20))
-			break;
-	}
-	WRITE_ONCE(s->a.v[0].vcpu->run->immediate_exit, 0);
-	s->pause = false;
-	return i < 200;
+	return s->shared;
 }
 
 static void nmi(struct step *s)
@@ -220,55 +48,28 @@ static void nmi(struct step *s)
 		die("no vCPU took the NMI: %s", strerror(errno));
 }
 
-static void setup_guest(struct apf_vm *a, struct apf_vmm **g)
+/* For guests of other VMs than step_begin()'s */
+static struct apf_vmm *shared_with_guest(struct apf_vm *a)
 {
-	gva_t gva = vm_alloc(a->vm, sizeof(**g), KVM_UTIL_MIN_VADDR);
+	gva_t gva = vm_alloc(a->vm, sizeof(struct apf_vmm), KVM_UTIL_MIN_VADDR);
 
-	*g = addr_gva2hva(a->vm, gva);
-	memset(*g, 0, sizeof(**g));
+	memset(addr_gva2hva(a->vm, gva), 0, sizeof(struct apf_vmm));
 	write_guest_global(a->vm, apf_vmm, (struct apf_vmm *)gva);
+	return addr_gva2hva(a->vm, gva);
 }
 
 static void step_begin(struct step *s, enum vmm_script script, struct apf_setup more)
 {
 	struct apf_vm *a = &s->a;
 
-	memset(s, 0, sizeof(*s));
-	more.nr_vcpus = 1;
-	more.seed = stress.seed;
-	more.pages = NR_PAGES;
-	more.max_out = 1;
 	more.name = "apf_vmm";
 	more.guest_main = apf_vmm_main;
-	apf_vm_create(a, &more);
-	setup_guest(a, &s->g);
-	s->g->script = script;
+	step_create(s, more);
+	s->shared = shared_with_guest(a);
+	of(s)->script = script;
 	vm_install_exception_handler(a->vm, PF_VECTOR, apf_vmm_fault);
 	vm_install_exception_handler(a->vm, APF_VEC, apf_vmm_ready);
 	vm_install_exception_handler(a->vm, NMI_VECTOR, apf_vmm_nmi);
-	sem_init(&s->go, 0, 0);
-	sem_init(&s->back, 0, 0);
-	thread_start(&s->thread, 0, step_fn, s);
-	pthread_getcpuclockid(s->thread, &s->clock);
-}
-
-static void step_quit(struct step *s)
-{
-	s->quit = true;
-	go(s);
-	pthread_join(s->thread, NULL);
-}
-
-static void step_end(struct step *s)
-{
-	unsigned int i;
-
-	for (i = 0; i < NR_PAGES; i++)
-		apf_vm_give(&s->a, 0, i);
-	if (s->running)
-		pause_vcpu(s);
-	step_quit(s);
-	apf_vm_free(&s->a);
 }
 
 /* --- looking at it -------------------------------------------------------------- */
@@ -322,31 +123,37 @@ static bool comes(u64 *count, u64 n, unsigned int ms)
 }
 
 /* KVM_GET_STATS_FD waits for KVM_RUN to return; reading the file does not. */
+static struct {
+	int fd;
+	struct kvm_stats_header header;
+	struct kvm_stats_desc *desc;
+} stats;
+
 static void stats_open(struct step *s)
 {
-	s->stats_fd = vcpu_get_stats_fd(s->a.v[0].vcpu);
-	read_stats_header(s->stats_fd, &s->stats_header);
-	s->stats = read_stats_descriptors(s->stats_fd, &s->stats_header);
+	stats.fd = vcpu_get_stats_fd(s->a.v[0].vcpu);
+	read_stats_header(stats.fd, &stats.header);
+	stats.desc = read_stats_descriptors(stats.fd, &stats.header);
 }
 
-static u64 stat_read(struct step *s, const char *name)
+static u64 stat_read(const char *name)
 {
 	struct kvm_stats_desc *desc;
 	unsigned int i;
 	u64 data = 0;
 
-	for (i = 0; i < s->stats_header.num_desc; i++) {
-		desc = get_stats_descriptor(s->stats, i, &s->stats_header);
+	for (i = 0; i < stats.header.num_desc; i++) {
+		desc = get_stats_descriptor(stats.desc, i, &stats.header);
 		if (!strcmp(desc->name, name))
-			read_stat_data(s->stats_fd, &s->stats_header, desc, &data, 1);
+			read_stat_data(stats.fd, &stats.header, desc, &data, 1);
 	}
 	return data;
 }
 
-static void stats_close(struct step *s)
+static void stats_close(void)
 {
-	free(s->stats);
-	close(s->stats_fd);
+	free(stats.desc);
+	close(stats.fd);
 }
 
 static u64 cpu_time_us(struct step *s)
@@ -374,10 +181,10 @@ static void paused(void)
 		sleep_ms(host_cpu_is_intel ? 50 : 500);
 		tokens += !!token(s);
 		irqs += interrupt_pending(s);
-		ok = ok && goes_to(s, VMM_DONE) && !s->g->failed;
-		lost += s->g->ready < 1;
-		doubled += s->g->irqs > 2 || s->g->unknown || s->g->empty;
-		step_end(s);
+		ok = ok && goes_to(s, VMM_DONE) && !of(s)->step.failed;
+		lost += of(s)->ready < 1;
+		doubled += of(s)->irqs > 2 || of(s)->unknown || of(s)->empty;
+		step_free(s);
 	}
 	tell(ok && !tokens && !irqs && !lost && !doubled,
 	     "pauses %lu tokens %lu interrupts %lu lost %lu doubled %lu", n, tokens, irqs, lost,
@@ -396,10 +203,10 @@ static void paused_msrs(void)
 	sent = token(s);
 	irq = interrupt_pending(s);
 	ok = ok && goes_to(s, VMM_DONE);
-	ok &= !sent && !irq && s->g->wakes == 1 && s->g->irqs == 1 && !s->g->failed;
-	tell(ok, "tokens %u interrupts %u wakes %lu failed_line %lu", sent, irq, s->g->wakes,
-	     s->g->failed);
-	step_end(s);
+	ok &= !sent && !irq && of(s)->wakes == 1 && of(s)->irqs == 1 && !of(s)->step.failed;
+	tell(ok, "tokens %u interrupts %u wakes %lu failed_line %lu", sent, irq, of(s)->wakes,
+	     of(s)->step.failed);
+	step_free(s);
 }
 
 /* An event is queued, the area is named twice: one wake-all, where it was named last. */
@@ -416,10 +223,10 @@ static void named_twice(void)
 	vcpu_set_msr(s->a.v[0].vcpu, MSR_KVM_ASYNC_PF_EN, s->a.v[0].g->area_gpa[1] | ENABLE);
 	sent = READ_ONCE(area(s, 0)->token) || READ_ONCE(area(s, 1)->token);
 	ok = ok && goes_to(s, VMM_DONE);
-	ok &= !sent && s->g->wakes == 2 && !s->g->failed;
+	ok &= !sent && of(s)->wakes == 2 && !of(s)->step.failed;
 	tell(ok, "tokens %u wakes %lu ready %lu empty %lu unknown %lu failed_line %lu", sent,
-	     s->g->wakes, s->g->ready, s->g->empty, s->g->unknown, s->g->failed);
-	step_end(s);
+	     of(s)->wakes, of(s)->ready, of(s)->empty, of(s)->unknown, of(s)->step.failed);
+	step_free(s);
 }
 
 /* --- HLT ------------------------------------------------------------------------ */
@@ -435,10 +242,10 @@ static const unsigned int hlt_before[VMM_NR_HLT] = {
 
 static u64 hlt_returns(struct step *s)
 {
-	u64 before = READ_ONCE(s->g->hlts);
+	u64 before = READ_ONCE(of(s)->hlts);
 
 	sleep_ms(host_cpu_is_intel ? 10 : 750);
-	return READ_ONCE(s->g->hlts) - before;
+	return READ_ONCE(of(s)->hlts) - before;
 }
 
 static void hlt_blocked(enum vmm_hlt how)
@@ -449,7 +256,7 @@ static void hlt_blocked(enum vmm_hlt how)
 	bool ok;
 
 	step_begin(s, VMM_HLT, (struct apf_setup){});
-	s->g->how = how;
+	of(s)->how = how;
 	ok = goes_to(s, VMM_ANNOUNCED);
 	for (i = 0; i < hlt_before[how]; i++)
 		apf_vm_give(&s->a, 0, i);
@@ -461,14 +268,14 @@ static void hlt_blocked(enum vmm_hlt how)
 	later = hlt_returns(s);
 	for (; i < 3; i++)
 		apf_vm_give(&s->a, 0, i);
-	WRITE_ONCE(s->g->stop, 1);
+	WRITE_ONCE(of(s)->step.stop, 1);
 	nmi(s);
 	/* The guest takes back the stop when it has seen it. */
-	ok &= hears(s, VMM_DONE) && s->g->nmis && !s->g->failed;
+	ok &= hears(s, VMM_DONE) && of(s)->nmis && !of(s)->step.failed;
 	tell(ok && returns + later <= (how == VMM_HLT_CLI ? 0 : MOST_RETURNS),
 	     "returns %lu returns_later %lu ready %lu wakes %lu nmis %lu failed_line %lu", returns,
-	     later, s->g->ready, s->g->wakes, s->g->nmis, s->g->failed);
-	step_end(s);
+	     later, of(s)->ready, of(s)->wakes, of(s)->nmis, of(s)->step.failed);
+	step_free(s);
 }
 
 static void hlt_token_left(void)
@@ -508,19 +315,19 @@ static void halted_for_page(void)
 	ok = goes_to(s, VMM_READY);
 	go(s);
 	sleep_ms(quiet_ms(false));
-	exits = stat_read(s, "exits");
+	exits = stat_read("exits");
 	cpu = cpu_time_us(s);
 	start = now_us();
 	sleep_ms(quiet_ms(false));
-	exits = stat_read(s, "exits") - exits;
+	exits = stat_read("exits") - exits;
 	cpu = (cpu_time_us(s) - cpu) * 100 / (now_us() - start);
 	apf_vm_give(&s->a, 0, 0);
 	ok = ok && hears(s, VMM_DONE);
-	tell(ok && exits <= MOST_RETURNS && cpu < 20 && !s->g->failed,
-	     "exits %lu cpu_percent %lu wakes %lu failed_line %lu", exits, cpu, s->g->wakes,
-	     s->g->failed);
-	stats_close(s);
-	step_end(s);
+	tell(ok && exits <= MOST_RETURNS && cpu < 20 && !of(s)->step.failed,
+	     "exits %lu cpu_percent %lu wakes %lu failed_line %lu", exits, cpu, of(s)->wakes,
+	     of(s)->step.failed);
+	stats_close();
+	step_free(s);
 }
 
 /* --- saved and restored ---------------------------------------------------------- */
@@ -580,7 +387,7 @@ static void image_token(struct step *s, struct image *image, bool wanted)
 
 	saved.torn += !!a->token;
 	if (wanted)
-		a->token = s->g->token;
+		a->token = of(s)->token;
 }
 
 static void load_memory(struct step *s, struct image *image)
@@ -642,34 +449,34 @@ static bool goes_on(struct step *s, u64 page, const struct restore *how)
 {
 	u64 ready = how->token;
 
-	s->g->page = page;
-	s->g->want_wakes = 2;
-	s->g->want_ready = ready;
+	of(s)->page = page;
+	of(s)->want_wakes = 2;
+	of(s)->want_ready = ready;
 	if (!goes_to(s, VMM_ANNOUNCED))
 		return false;
-	s->g->want_ready = ready + 1;
+	of(s)->want_ready = ready + 1;
 	apf_vm_give(&s->a, 0, page);
-	return goes_to(s, VMM_DONE) && !s->g->failed && s->g->ready == ready + 1 &&
-	       s->g->wakes == 2 && !s->g->unknown;
+	return goes_to(s, VMM_DONE) && !of(s)->step.failed && of(s)->ready == ready + 1 &&
+	       of(s)->wakes == 2 && !of(s)->unknown;
 }
 
 static void how_it_went(struct step *s)
 {
 	snprintf(saved.how, sizeof(saved.how), "irqs %lu wakes %lu ready %lu token 0x%x line %lu",
-		 s->g->irqs, s->g->wakes, s->g->ready, token(s), s->g->failed);
+		 of(s)->irqs, of(s)->wakes, of(s)->ready, token(s), of(s)->step.failed);
 }
 
 /* The VM that was saved goes on for a while. */
 static bool original(struct step *s)
 {
-	s->g->page = 1;
-	s->g->want_wakes = 1;
-	s->g->want_ready = 1;
+	of(s)->page = 1;
+	of(s)->want_wakes = 1;
+	of(s)->want_ready = 1;
 	if (!goes_to(s, VMM_ANNOUNCED))
 		return false;
-	s->g->want_ready = 2;
+	of(s)->want_ready = 2;
 	apf_vm_give(&s->a, 0, 1);
-	return goes_to(s, VMM_DONE) && !s->g->failed;
+	return goes_to(s, VMM_DONE) && !of(s)->step.failed;
 }
 
 static bool restore_same(struct image *image, const struct restore *how)
@@ -682,7 +489,7 @@ static bool restore_same(struct image *image, const struct restore *how)
 	load(s, image, how);
 	ok &= goes_on(s, 2, how);
 	how_it_went(s);
-	step_end(s);
+	step_free(s);
 	return ok;
 }
 
@@ -691,13 +498,13 @@ static bool restore_other(struct image *image, const struct restore *how)
 	struct step *s = &other;
 	bool ok;
 
-	step_end(&step);
+	step_free(&step);
 	step_begin(s, VMM_RESTORED, (struct apf_setup){});
 	load(s, image, how);
 	apf_vm_give(&s->a, 0, 0);
 	ok = goes_on(s, 2, how);
 	how_it_went(s);
-	step_end(s);
+	step_free(s);
 	return ok;
 }
 
@@ -708,7 +515,7 @@ static void restore_one(const struct restore *how)
 
 	step_begin(&step, VMM_RESTORED, (struct apf_setup){});
 	if (!goes_to(&step, VMM_READY))
-		return step_end(&step);
+		return step_free(&step);
 	save(&step, &image, how->held);
 	image_token(&step, &image, how->token);
 	ok = how->other ? restore_other(&image, how) : restore_same(&image, how);
@@ -824,26 +631,26 @@ static void away(enum away how, bool halted)
 	sleep_ms(1);
 	wall = now_us();
 	cpu = cpu_time_us(s);
-	exits = stat_read(s, "exits");
-	hlts = READ_ONCE(s->g->hlts);
+	exits = stat_read("exits");
+	hlts = READ_ONCE(of(s)->hlts);
 	sleep_ms(quiet_ms(!halted));
-	exits = stat_read(s, "exits") - exits;
-	hlts = READ_ONCE(s->g->hlts) - hlts;
+	exits = stat_read("exits") - exits;
+	hlts = READ_ONCE(of(s)->hlts) - hlts;
 	cpu = (cpu_time_us(s) - cpu) * 100 / (now_us() - wall);
 	early = how == AWAY_REMAP ? 0 : token_in_memfd(s);
 	area_comes(s, how);
-	back = comes(&s->g->ready, 1, patience_ms());
+	back = comes(&of(s)->ready, 1, patience_ms());
 	if (!back) {
-		WRITE_ONCE(s->g->stop, 1);
+		WRITE_ONCE(of(s)->step.stop, 1);
 		nmi(s);
 	}
-	ok &= hears(s, VMM_DONE) && back && !early && !s->g->failed;
+	ok &= hears(s, VMM_DONE) && back && !early && !of(s)->step.failed;
 	if (halted)
 		ok &= cpu < 20 && hlts <= MOST_RETURNS && exits < 100;
 	tell(ok, "ready %lu early %u exits %lu returns %lu cpu_percent %lu failed_line %lu",
-	     s->g->ready, !!early, exits, hlts, cpu, s->g->failed);
-	stats_close(s);
-	step_end(s);
+	     of(s)->ready, !!early, exits, hlts, cpu, of(s)->step.failed);
+	stats_close();
+	step_free(s);
 }
 
 static void away_memslot(void)
@@ -1121,10 +928,10 @@ static void after_init(void)
 	ok = goes_to(s, VMM_READY);
 	init_vcpu(s, &fresh);
 	vector = vcpu_get_msr(s->a.v[0].vcpu, MSR_KVM_ASYNC_PF_INT);
-	ok = ok && goes_to(s, VMM_DONE) && !vector && !s->g->vector && !s->g->failed;
-	tell(ok, "vector %lu irqs %lu wakes %lu failed_line %lu", vector, s->g->irqs, s->g->wakes,
-	     s->g->failed);
-	step_end(s);
+	ok = ok && goes_to(s, VMM_DONE) && !vector && !of(s)->vector && !of(s)->step.failed;
+	tell(ok, "vector %lu irqs %lu wakes %lu failed_line %lu", vector, of(s)->irqs, of(s)->wakes,
+	     of(s)->step.failed);
+	step_free(s);
 }
 
 static void early_vectors(void)
@@ -1143,11 +950,11 @@ static void early_vectors(void)
 		sleep_ms(quiet_ms(false) / 3);
 	}
 	ok = ok && goes_to(s, VMM_DONE);
-	ok &= !s->g->vectors_refused && !s->g->early && s->g->wakes == 1 && s->g->ready == 1 &&
-	      !s->g->failed;
+	ok &= !of(s)->vectors_refused && !of(s)->early && of(s)->wakes == 1 && of(s)->ready == 1 &&
+	      !of(s)->step.failed;
 	tell(ok, "refused %lu early %lu wakes %lu ready %lu failed_line %lu",
-	     s->g->vectors_refused, s->g->early, s->g->wakes, s->g->ready, s->g->failed);
-	step_end(s);
+	     of(s)->vectors_refused, of(s)->early, of(s)->wakes, of(s)->ready, of(s)->step.failed);
+	step_free(s);
 }
 
 /* --- dirty pages -------------------------------------------------------------------- */
@@ -1218,9 +1025,9 @@ static void reclaimed(void)
 	dropped = !page_is_cached(area(s, 0));
 	there = token(s);
 	ok = ok && goes_to(s, VMM_DONE);
-	tell(ok && control && tried && there == APF_WAKE_ALL && !s->g->failed,
+	tell(ok && control && tried && there == APF_WAKE_ALL && !of(s)->step.failed,
 	     "tried %u dropped %u token 0x%x control_dropped %u", tried, dropped, there, control);
-	step_end(s);
+	step_free(s);
 }
 
 struct log {
@@ -1276,11 +1083,11 @@ static void logged(bool ring)
 	apf_vm_give(&s->a, 0, 0);
 	came = hears(s, VMM_READY);
 	tok = log_take(&l);
-	ok = ok && came && goes_to(s, VMM_DONE) && !s->g->failed;
+	ok = ok && came && goes_to(s, VMM_DONE) && !of(s)->step.failed;
 	tell(ok && clean && flags && quiet && tok,
 	     "flags_logged %u token_logged %u others %u ready %lu failed_line %lu", flags, tok,
-	     !clean + !quiet, s->g->ready, s->g->failed);
-	step_end(s);
+	     !clean + !quiet, of(s)->ready, of(s)->step.failed);
+	step_free(s);
 }
 
 static void dirty_bitmap(void)
@@ -1319,7 +1126,7 @@ static void filtered(void)
 	u64 i, n = 16;
 
 	step_begin(s, VMM_ACKS, (struct apf_setup){});
-	s->g->page = n;
+	of(s)->page = n;
 	filter_acks(s->a.vm);
 	go(s);
 	for (i = 0; ok && i < n; i++) {
@@ -1332,10 +1139,10 @@ static void filtered(void)
 			apf_vm_give(&s->a, 0, i);
 	}
 	ok = ok && hears(s, VMM_DONE);
-	tell(ok && s->wrmsrs == s->g->acks && s->g->ready == n && !s->g->failed,
-	     "acks %lu exits %lu ready %lu failed_line %lu", s->g->acks, s->wrmsrs, s->g->ready,
-	     s->g->failed);
-	step_end(s);
+	tell(ok && s->wrmsrs == of(s)->acks && of(s)->ready == n && !of(s)->step.failed,
+	     "acks %lu exits %lu ready %lu failed_line %lu", of(s)->acks, s->wrmsrs, of(s)->ready,
+	     of(s)->step.failed);
+	step_free(s);
 }
 
 /* Two events are ready when the vCPU runs; the second one waits for the first one's ACK. */
@@ -1351,10 +1158,10 @@ static void acked_by_host(void)
 	apf_vm_give(&s->a, 0, 1);
 	sleep_ms(quiet_ms(false));
 	ok = ok && goes_to(s, VMM_DONE);
-	tell(ok && s->wrmsrs == s->g->acks && s->g->ready == 2 && !s->g->failed,
-	     "acks %lu exits %lu ready %lu failed_line %lu", s->g->acks, s->wrmsrs, s->g->ready,
-	     s->g->failed);
-	step_end(s);
+	tell(ok && s->wrmsrs == of(s)->acks && of(s)->ready == 2 && !of(s)->step.failed,
+	     "acks %lu exits %lu ready %lu failed_line %lu", of(s)->acks, s->wrmsrs, of(s)->ready,
+	     of(s)->step.failed);
+	step_free(s);
 }
 
 static struct {
@@ -1372,7 +1179,7 @@ static void *storm_fn(void *data)
 		 * The #PF's IRET lets the next NMI in: not more than one, for the stack.
 		 * And none before the vCPU has run: that one may be lost.
 		 */
-		done = READ_ONCE(s->g->nmis_done);
+		done = READ_ONCE(of(s)->nmis_done);
 		if (done != seen && READ_ONCE(s->a.v[0].g->announced)) {
 			seen = done;
 			nmi(s);
@@ -1409,7 +1216,7 @@ static void faulting_nmis(void)
 
 	storm.events = stress.count ? stress.count * 100 : ~0ull;
 	apf_vm_create(&s->a, &setup);
-	setup_guest(&s->a, &s->g);
+	s->shared = shared_with_guest(&s->a);
 	vm_install_exception_handler(s->a.vm, PF_VECTOR, apf_vmm_storm_fault);
 	vm_install_exception_handler(s->a.vm, NMI_VECTOR, apf_vmm_storm_nmi);
 	apf_vm_start(&s->a);
@@ -1418,20 +1225,17 @@ static void faulting_nmis(void)
 	__atomic_store_n(&storm.stop, true, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
 	apf_vm_count(&s->a, &c);
-	tell(c.announced && s->g->nmis && !c.lost && !c.doubled && !c.wrong && !s->a.stalled &&
-	     !s->g->misread && s->g->nested == s->g->nmis && c.announced == c.ready,
+	tell(c.announced && of(s)->nmis && !c.lost && !c.doubled && !c.wrong && !s->a.stalled &&
+	     !of(s)->misread && of(s)->nested == of(s)->nmis && c.announced == c.ready,
 	     "announced %lu ready %lu nmis %lu nested %lu misread %lu between %lu lost %lu doubled %lu wrong %lu stalled %lu",
-	     c.announced, c.ready, s->g->nmis, s->g->nested, s->g->misread, s->g->between, c.lost,
+	     c.announced, c.ready, of(s)->nmis, of(s)->nested, of(s)->misread, of(s)->between, c.lost,
 	     c.doubled, c.wrong, s->a.stalled);
 	apf_vm_free(&s->a);
 }
 
 /* --- what is there -------------------------------------------------------------- */
 
-static const struct {
-	const char *name;
-	void (*fn)(void);
-} cases[] = {
+static const struct step_case cases[] = {
 	{ "paused", paused },
 	{ "MSRs set while paused", paused_msrs },
 	{ "HLT, token left uncleared", hlt_token_left },
@@ -1468,58 +1272,7 @@ static const char help_text[] =
 "Asynchronous page faults, and what VMMs do around page-ready events.  COUNT is\n"
 "how often those cases repeat themselves that do.";
 
-/* Time that a case may take at all; debug kernels are slow. */
-#define CASE_MS		300000
-
-static bool ended(pid_t child, int *status)
-{
-	u64 end = now_ms() + CASE_MS;
-
-	while (now_ms() < end) {
-		if (waitpid(child, status, WNOHANG) == child)
-			return true;
-		sleep_ms(2);
-		stress_progress("runs");
-	}
-	kill(child, SIGKILL);
-	return false;
-}
-
-static void run_case(void (*fn)(void))
-{
-	pid_t child;
-	int status;
-
-	memset(verdict, 0, sizeof(*verdict));
-	fflush(stdout);
-	child = fork();
-	if (child < 0)
-		stress_die("fork: %s", strerror(errno));
-	if (!child) {
-		fn();
-		_exit(0);
-	}
-	if (!ended(child, &status))
-		stress_case(false, "hangs; %s", verdict->text);
-	else if (!verdict->said)
-		stress_case(false, "ended with status 0x%x", status);
-	else
-		stress_case(verdict->ok && !status, "%s", verdict->text);
-}
-
 int main(int argc, char **argv)
 {
-	const struct stress_options defaults = { .seconds = 60, .count = 3, .seed = 1 };
-	unsigned int i;
-
-	stress_init(argc, argv, help_text, &defaults);
-	verdict = mmap(NULL, sizeof(*verdict), PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (verdict == MAP_FAILED)
-		stress_die("no memory");
-	stress_plan(ARRAY_SIZE(cases));
-	for (i = 0; i < ARRAY_SIZE(cases); i++)
-		if (stress_case_begin(cases[i].name))
-			run_case(cases[i].fn);
-	return stress_end();
+	return step_main(argc, argv, help_text, cases, ARRAY_SIZE(cases));
 }
