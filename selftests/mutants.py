@@ -86,6 +86,10 @@ DYNAMIC = {"vmx": {
     "apf-vector-of-exceptions": ("", "apf_vmm_test -d 60 -c 'vectors below'", r"not ok"),
     "apf-vector-kept": ("", "apf_vmm_test -d 60 -c 'after INIT'", r"not ok"),
     "apf-shared-workqueue": ("", "apf_many_test -d 60", r"not ok"),
+    "apf-failure-forgotten": ("", "apf_fail_test -d 60 -c 'back: the retries'", r"events (?:9|1[0-6])"),
+    "apf-failure-kept": ("", "apf_fail_test -d 60 -c 'back: the retries'", r"events_later [0-7]\b"),
+    "apf-signal-forgets": ("", "apf_fail_test -d 60 -c 'back: the retries'", r"events (?:9|1[0-6])"),
+    "apf-worker-writes": ("", "apf_fail_test -d 60 -c 'private file'", r"copied 1"),
 }, "avic": {
     "apf-restore-sleeps": ("", "apf_migrate_test -d 1000 -n 8 -c 'live, one'", r"(?:lost|stalled) [1-9]"),
     "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 90000 -c exits",

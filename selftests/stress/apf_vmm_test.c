@@ -1228,8 +1228,8 @@ static void faulting_nmis(void)
 	tell(c.announced && of(s)->nmis && !c.lost && !c.doubled && !c.wrong && !s->a.stalled &&
 	     !of(s)->misread && of(s)->nested == of(s)->nmis && c.announced == c.ready,
 	     "announced %lu ready %lu nmis %lu nested %lu misread %lu between %lu lost %lu doubled %lu wrong %lu stalled %lu",
-	     c.announced, c.ready, of(s)->nmis, of(s)->nested, of(s)->misread, of(s)->between, c.lost,
-	     c.doubled, c.wrong, s->a.stalled);
+	     c.announced, c.ready, of(s)->nmis, of(s)->nested, of(s)->misread, of(s)->between,
+	     c.lost, c.doubled, c.wrong, s->a.stalled);
 	apf_vm_free(&s->a);
 }
 
