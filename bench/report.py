@@ -63,6 +63,13 @@ def validate(results):
     jsonschema.validate(results, json.loads(SCHEMA.read_text()))
 
 
+def live(found, tool):
+    """Is it what kvm-mode-live says it prints, as @tool? Raises Invalid."""
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.validate(found, {"$schema": schema["$schema"], "definitions": schema["definitions"],
+                                "$ref": f"#/definitions/{tool}"})
+
+
 def load(path):
     try:
         results = json.loads(Path(path).read_text())

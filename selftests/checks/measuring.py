@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from xml.etree import ElementTree
 
 from bench import flight, latency, paired, posts, report, run
 from lab import bases, lab
@@ -76,8 +77,8 @@ def test_live(project):
         {post} --posts 1000000 >/dev/null 2>&1 & storm=$!
         until [ "$(cat /sys/kernel/debug/kvm/exits)" -gt 1000 ]; do :; done
         kvm-mode-live estimate 0.004 --json; echo STATUS $?, STORM $storm
-        kvm-mode-live compare {2 * LIVE_PAIRS * LIVE_SLICE} --slice {LIVE_SLICE} --seed 1 --json
-        echo STATUS $? WAS $(cat {switch})
+        kvm-mode-live compare {2 * LIVE_PAIRS * LIVE_SLICE} --slice {LIVE_SLICE} --seed 1 --json --svg /tmp/svg
+        echo STATUS $? WAS $(cat {switch}); cat /tmp/svg
         kvm-mode-live compare 1 --slice {LIVE_SLICE} --seed {LIVE_SEED} --json & live=$!
         while [ $(cat {switch}) = N ]; do kill -0 $live || break; done
         kill -HUP $live; wait $live; echo STATUS $? WAS $(cat {switch})
@@ -89,6 +90,8 @@ def test_live(project):
     storm = re.findall(r"STORM (\d+)", text)
     need(said == ["1", "0", f"0, STORM {storm[0]}", "0 WAS N", "129 WAS N"], text[-3000:])
     estimate, cell, short, compare = [json.loads(line) for line in done.lines if line.startswith("{")]
+    report.live(estimate, "estimate")
+    report.live(compare, "compare")
     told = estimate["counts"]["notifications taken by the host"]
     truth = cell["emulator"]["vectors"]["0xf2"]["recv_host"]
     need(abs(told - truth) <= 0.05 * truth > 0, f"estimate {told}, emulator {truth}")
@@ -97,6 +100,9 @@ def test_live(project):
     rows = compare["rows"]
     taken, sent = rows["notifications taken by the host"], rows["notify_sent"]
     need(taken["differs"] and taken["ratio"] <= posts.LABS["vmx"]["wasted_ratio"], str(taken))
+    svg = ElementTree.fromstring(text[text.index("<svg "):text.index("</svg>") + 6])
+    drawn = [e.text for e in svg.iter("{http://www.w3.org/2000/svg}text")]
+    need(taken["ratio"] and any(f"{taken['ratio']:.3f} (" in t for t in drawn), f"picture: {drawn}")
     need(sent["differs"] and sent["ratio"] < 1 and rows["notify_elided"]["off"] == 0, str(rows))
     project.notes.append(f"estimate {told} in vain, the emulator {truth}; compare: taken by the host, on to off "
                          f"{taken['ratio']:.3f} ({taken['interval'][0]:.3f} to {taken['interval'][1]:.3f})")
