@@ -134,8 +134,9 @@ class Svm(Machine):
                 f"{'lab.turns ' if self.options.quantum else ''}{cmdline}"]
 
     def _more_cpu(self):
-        """KVM of a kernel with PREEMPT_RT wants a constant TSC, which is QEMU's with our patches."""
-        more = ",+x2avic" if self.options.x2avic else ""
+        """KVM of a kernel with PREEMPT_RT wants a constant TSC, which is QEMU's with our patches. x2AVIC
+        came with family 19h, and KVM from 7.2 on does without AVIC's own IPIs on family 17h (erratum 1235)."""
+        more = ",+x2avic,family=25" if self.options.x2avic else ""
         if not self.options.base.endswith("-rt"):
             return more
         if qemu_folder(self.options.build).name != "qemu-mended":
