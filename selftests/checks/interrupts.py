@@ -45,8 +45,10 @@ def test_posted(project, name):
     print(posting.table(name, cells), file=sys.stderr)
     bad = posting.guarantees(name, cells)
     bad += [str(bound) for bound in posting.bounds(name, cells) if not bound.holds]
-    bad += [f"the flag is not looked at: {cell['patched']}" for cell in cells.values()
-            if posting.emulators.of(name).notifies and not cell["patched"]["notify_elided"]]
+    # A vCPU that computes is in the guest but for its host's timer: chance decides.
+    bad += [f"the flag is not looked at: {cell['patched']}" for workload, cell in cells.items()
+            if posting.emulators.of(name).notifies and workload != "compute" and
+            not cell["patched"]["notify_elided"]]
     if name == "avic":
         bad += [f"not by AVIC: {cell}" for by_variant in cells.values() for cell in by_variant.values()
                 if cell["apicv"] != "Y" or cell["emulator"]["delivered"] < cell["posted"] or
