@@ -20,6 +20,11 @@ FIGURES = {"notify_sent": "events", "notify_elided": "events", "notify_spurious"
 PEERS = ("s4",)                                     # unsafe: shown, and held to nothing
 WORKLOADS = ("compute", "exits", "fastpath", "hlt", "mixed")
 IRQFD_WORKLOADS = ("irqfd-exits", "irqfd-mixed")    # the same, posted to by a host thread's eventfds
+# The same, by the target's timer, which KVM posts from another CPU than an isolated one.
+TIMER_WORKLOADS = ("timer-exits", "timer-hlt")
+TIMER_LABS = emulators.amounts("timer")
+ISOLATED = "nohz_full=1"                            # L1's command line for it
+TIMER_GAP = "--gap 60000:120000"                    # later than the other CPU's own timers
 # posts: per workload and variant, in the full form; quick: in the quick forms of make bench and of
 # the tests; check: in the tests' full form.
 # expect: seconds for the whole lab.  wasted_ratio: patched to wasted_base at most, of spurious
@@ -28,7 +33,7 @@ IRQFD_WORKLOADS = ("irqfd-exits", "irqfd-mixed")    # the same, posted to by a h
 LABS = emulators.amounts("post")
 
 # Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
-SPURIOUS_WORKLOADS = ("exits", "mixed", *IRQFD_WORKLOADS)
+SPURIOUS_WORKLOADS = ("exits", "mixed", *IRQFD_WORKLOADS, "timer-exits")
 RATE_TOLERANCE = 0.001      # posts per tick, ticks per post: patched to the base
 
 
@@ -47,7 +52,8 @@ def variants_of(name):
 def options_of(workload):
     """Of kvm-mode-bench."""
     sender, _, what = workload.rpartition("-")
-    return f"--workload {shlex.quote(what)}" + (f" --sender {shlex.quote(sender)}" if sender else "")
+    return " ".join([f"--workload {shlex.quote(what)}", *([f"--sender {shlex.quote(sender)}"] if sender else []),
+                     *([TIMER_GAP] if sender == "timer" else [])])
 
 
 def script(workloads, posts, seed, extra, switch):
@@ -83,6 +89,12 @@ def run_lab(name, build, workloads=None, variants=None, posts=None, seed=1,
     result = lab.run(name, KVMS[variants[0]][0], kept.text, output=collector, **options)
     result.environment = environment.parse(collector.other)
     return arrange(name, collector, workloads, variants), result
+
+
+def run_timers(name, build, variants=None, posts=None, seed=1, **options):
+    """As run_lab(), of TIMER_WORKLOADS"""
+    return run_lab(name, build, TIMER_WORKLOADS, variants, posts or TIMER_LABS[name]["posts"], seed,
+                   append=ISOLATED, **options)
 
 
 def arrange(name, collector, workloads, variants):
@@ -162,9 +174,10 @@ def bounds(name, cells):
         for variant in (v for v in SERIES if v in cell):
             if emulators.of(name).notifies:
                 found += wasted(workload, cell, LABS[name], variant)
-            if emulators.of(name).parallel:
+            if emulators.of(name).parallel and workload not in TIMER_WORKLOADS:    # no sender
                 found += speed_of(workload, cell, base, variant)
-        if emulators.of(name).notifies and "patched_off" in cell:
+        # Of timers there are too few for it.
+        if emulators.of(name).notifies and "patched_off" in cell and workload not in TIMER_WORKLOADS:
             found += off_as_base(workload, cell, LABS[name])
     return found
 

@@ -99,6 +99,10 @@ def posted(name, args, out):
         cells, result = posts.run_lab(name, args.build, workloads, meant_for(name, args.plan.variants),
                                       args.posts or args.plan.posts[name], args.seed,
                                       log=str(out / f"{name}.log"), share=args.plan.share)
+    if args.plan.timers and name in posts.TIMER_LABS and not args.workloads:
+        cells.update(posts.run_timers(name, args.build, meant_for(name, args.plan.variants), args.posts,
+                                      args.seed, log=str(out / f"{name}-timers.log"),
+                                      share=args.plan.share)[0])
     bounds = posts.bounds(name, cells)
     entry = {"emulator": emulators.of(name).described(args.build),
              "environment": result.environment,

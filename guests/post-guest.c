@@ -96,6 +96,47 @@ static bool finished(struct post_shared *s)
 	return READ_ONCE(s->target.handled) == READ_ONCE(s->posted_done);
 }
 
+/* Is the timer to come yet?  Its vector has one post at a time. */
+static bool timer_due(struct post_shared *s)
+{
+	return READ_ONCE(s->vec[s->timer].handled) != s->vec[s->timer].posted;
+}
+
+static void timer_done(struct post_shared *s, struct post_sender *me)
+{
+	me->t_end = rdtsc();
+	WRITE_ONCE(me->done, 1);
+	__atomic_add_fetch(&s->posted_done, me->posted, __ATOMIC_SEQ_CST);
+	__atomic_add_fetch(&s->senders_done, 1, __ATOMIC_SEQ_CST);
+}
+
+/*
+ * The target as its own sender: the post happens at the deadline, when the host's
+ * timer expires.  Until then it computes for no longer than that takes, which is
+ * why @c_post is not too early.
+ */
+static void timer_step(struct post_shared *s, u64 *rnd)
+{
+	struct post_sender *me = &s->sender[0];
+	struct post_vec *v = &s->vec[s->timer];
+	u64 gap, start;
+
+	if (me->done || timer_due(s))
+		return;
+	if (v->harvested != v->handled)
+		post_harvest(s, v, &me->res, (u32 *)me->buf);
+	if (me->posted == me->quota)
+		return timer_done(s, me);
+	gap = s->gap_min + rnd_below(rnd, s->gap_max - s->gap_min + 1);
+	WRITE_ONCE(v->posted, v->posted + 1);
+	start = rdtsc();
+	v->t_post = start + gap;
+	v->c_post = s->target.compute + gap;
+	wrmsr(MSR_IA32_TSC_DEADLINE, start + gap);
+	me->send_ticks += rdtsc() - start;
+	WRITE_ONCE(me->posted, me->posted + 1);
+}
+
 static void exit_op(struct post_shared *s)
 {
 	u32 eax, ebx, ecx, edx;
@@ -140,7 +181,7 @@ static void hlt_op(struct post_shared *s, bool *armed)
 	}
 
 	asm volatile("cli" ::: "memory");
-	if (finished(s)) {
+	if (finished(s) || (s->timer && !timer_due(s))) {
 		asm volatile("sti" ::: "memory");
 		return;
 	}
@@ -224,15 +265,20 @@ static void target_main(struct post_shared *s)
 	u64 rnd = rnd_stream(s->seed, 0);
 	bool armed = false;
 
-	if (s->fastpath_ops & POST_FP_TSC_DEADLINE)
+	if (s->timer)
+		wrmsr(X2APIC_MSR(LVTT), LVTT_TSC_DEADLINE | s->timer);
+	else if (s->fastpath_ops & POST_FP_TSC_DEADLINE)
 		wrmsr(X2APIC_MSR(LVTT),
 		      LVTT_TSC_DEADLINE | LVTT_MASKED | POST_TIMER_VEC);
 	asm volatile("sti" ::: "memory");
 
 	post_guest_wait(s);
 	s->t_start = rdtsc();
-	while (!finished(s))
+	while (!finished(s)) {
+		if (s->timer)
+			timer_step(s, &rnd);
 		target_step(s, &rnd, &armed);
+	}
 
 	asm volatile("cli" ::: "memory");
 	if (armed)

@@ -114,6 +114,7 @@ struct post_shared {
 	u64 stall_ticks;
 	u64 fastpath_ops;
 	u64 host_tsc_offset;	/* guest's TSC less the host's */
+	u64 timer;		/* sender 0 is the target's own timer, of this vector */
 	struct {
 		u64 go;
 		u64 stop;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #include "apic.h"
@@ -16,6 +17,7 @@
 #define DATA_GPA	0x10000000ull
 #define DATA_SLOT	1
 #define POLL_MS		20
+#define TICK_NS		10000
 #define MSI_ADDRESS	0xfee00000u
 
 static bool stopping;
@@ -131,6 +133,23 @@ static void *host_sender_fn(void *data)
 	return NULL;
 }
 
+/*
+ * Linux leaves a timer that comes before all others of the housekeeping CPU where it
+ * was started, on the target's: hrtimer_suitable_target().  This has that CPU busy
+ * with timers of its own, as a host has it that isolates others for realtime guests.
+ */
+static void *ticker_fn(void *data)
+{
+	const struct timespec tick = { .tv_nsec = TICK_NS };
+	struct post_thread *t = data;
+
+	pin_self_to_cpu(t->cpu);
+	prctl(PR_SET_TIMERSLACK, 1);
+	while (!__atomic_load_n(&stopping, __ATOMIC_ACQUIRE))
+		nanosleep(&tick, NULL);
+	return NULL;
+}
+
 /* Latencies are taken across vCPUs: give all of them one TSC offset */
 static void tsc_offsets_align(struct post_vm *p)
 {
@@ -221,6 +240,10 @@ static void shared_setup(struct post_vm *p)
 	s->gap_cap = cfg->gap_cap ?: s->late_bound / 10;
 	s->stall_ticks = cfg->stall_ms * guest_tsc_khz;
 	s->fastpath_ops = cfg->fastpath_ops;
+	if (cfg->timer) {
+		s->timer = POST_VEC_FIRST;
+		s->fastpath_ops &= ~POST_FP_TSC_DEADLINE;
+	}
 	for (i = 0; i < p->nr_senders; i++)
 		sender_setup(p, i);
 }
@@ -231,7 +254,7 @@ static void vcpus_setup(struct post_vm *p, struct kvm_vcpu **vcpus, u64 gva)
 
 	for (i = 0; i < p->nr_vcpus; i++) {
 		p->t[i].vcpu = vcpus[i];
-		p->t[i].cpu = i % nr_cpus;
+		p->t[i].cpu = (p->cfg.target_cpu + i) % nr_cpus;
 		vcpu_set_cpuid_feature(vcpus[i], X86_FEATURE_TSC_DEADLINE_TIMER);
 		vcpu_args_set(vcpus[i], 2, gva, (u64)i);
 	}
@@ -244,6 +267,7 @@ void post_vm_create(struct post_vm *p, const struct post_setup *cfg, u64 pages)
 {
 	struct kvm_vcpu *vcpus[POST_MAX_VCPUS];
 	struct sigaction sa = { .sa_handler = on_signal };
+	unsigned int i;
 	gva_t gva;
 	u64 size;
 	int vec;
@@ -252,13 +276,17 @@ void post_vm_create(struct post_vm *p, const struct post_setup *cfg, u64 pages)
 	p->cfg = *cfg;
 	sigaction(POST_SIGNAL, &sa, NULL);
 	p->nr_vcpus = cfg->senders + 1;
-	p->nr_senders = cfg->senders + cfg->host_senders;
+	p->nr_senders = cfg->senders + cfg->host_senders + cfg->timer;
 	size = sizeof(struct post_shared);
 	if (!cfg->no_samples)
 		size += cfg->posts * sizeof(u32);
 	pages += size / getpagesize() + 2 * p->nr_senders + 16;
-	p->vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, p->nr_vcpus, pages,
-				       cfg->guest_main ?: post_guest_main, vcpus);
+	p->vm = __vm_create(VM_SHAPE_DEFAULT, p->nr_vcpus, pages);
+	/* KVM posts timers of vCPUs that do not exit for HLT. */
+	if (cfg->timer)
+		vm_enable_cap(p->vm, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT);
+	for (i = 0; i < p->nr_vcpus; i++)
+		vcpus[i] = vm_vcpu_add(p->vm, i, cfg->guest_main ?: post_guest_main);
 	vm_userspace_mem_region_add(p->vm, VM_MEM_SRC_ANONYMOUS, DATA_GPA,
 				    DATA_SLOT, pages, 0);
 	p->vm->memslots[MEM_REGION_TEST_DATA] = DATA_SLOT;
@@ -300,6 +328,9 @@ void post_vm_start(struct post_vm *p)
 		start_one(p, &p->t[i], i, vcpu_thread_fn);
 	for (i = 0; i < p->cfg.host_senders; i++)
 		start_one(p, &p->host[i], i, host_sender_fn);
+	p->ticker.cpu = !p->cfg.target_cpu;
+	if (p->cfg.timer)
+		start_one(p, &p->ticker, 0, ticker_fn);
 	while (__atomic_load_n(&p->s->ready, __ATOMIC_ACQUIRE) < all) {
 		if (now_ms() - start > p->cfg.timeout_s * 1000)
 			die("%s: only %lu of %u vCPUs came up in %lu s; are there enough CPUs?",
@@ -402,6 +433,8 @@ void post_vm_stop(struct post_vm *p)
 	}
 	for (i = 0; i < p->cfg.host_senders; i++)
 		pthread_join(p->host[i].thread, NULL);
+	if (p->cfg.timer)
+		pthread_join(p->ticker.thread, NULL);
 }
 
 void post_vm_harvest(struct post_vm *p, struct post_count *c)

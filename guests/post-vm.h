@@ -28,6 +28,8 @@ struct post_setup {
 	unsigned int senders;		/* vCPUs 1 ..., by ICR writes */
 	unsigned int host_senders;	/* threads, by KVM_SIGNAL_MSI */
 	bool irqfd;			/* by eventfds with MSI routes instead, as vhost does */
+	bool timer;			/* no other sender: the target's TSC deadline timer */
+	unsigned int target_cpu;	/* the first of the CPUs that threads are pinned to */
 	bool host_requests;		/* the caller makes requests, see POST_HOST_OP */
 	u64 posts;			/* over all senders */
 	u64 seed;
@@ -68,6 +70,7 @@ struct post_vm {
 	unsigned int nr_vcpus, nr_senders;
 	struct post_thread t[POST_MAX_VCPUS];
 	struct post_thread host[POST_MAX_SENDERS];
+	struct post_thread ticker;	/* with a timer */
 	int irqfd[256];			/* by vector */
 };
 

@@ -208,6 +208,7 @@ class Vmx(Machine):
         "latency": {"samples": 120, "extra": "--warmup 20", "hang": 200, "without": ()},
         "scaling": {"hang": 600, "extra": COUNTERS},
         "flight": {"posts": 3000},
+        "timer": {"posts": 3000, "check": 1500},
         "apf": {"extra": COUNTERS, "icount": False, "most_exits": 0.9},
         # A second of its clock is 4.2 billion instructions; its runs repeat.
         "rt": {"cyclictest": "300 50 200000", "hackbench": "500", "hang": 300, "rounds": 3,

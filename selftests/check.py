@@ -45,6 +45,7 @@ TESTS = (
     Test(interrupts.test_posted, "avic", quick=True, seconds=200),
     Test(interrupts.test_stress, "avic", seconds=400),
     Test(interrupts.test_x2avic, seconds=120),
+    Test(interrupts.test_posted_timers, seconds=150),
     Test(labs.test_lab_status, "vmx", seconds=90),
     Test(interrupts.test_toggle, "vmx", seconds=200),
     Test(interrupts.test_tracepoint, seconds=60),

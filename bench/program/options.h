@@ -22,6 +22,7 @@ struct options {
 	u64 posts;
 	u64 senders;
 	bool irqfd;			/* they are host threads that write to eventfds */
+	bool timer;			/* there are none but the target's timer */
 	u64 seed;
 	u64 gap_min, gap_max;
 	u64 exit_gap_max;

@@ -24,7 +24,9 @@ static const char post_help[] =
 "                     comma separated, or all (default all); may be repeated\n"
 "  --posts N          posts per workload, over all senders (default 100000)\n"
 "  --sender KIND      icr: vCPUs, by ICR writes; irqfd: host threads, each vector\n"
-"                     by an eventfd of its own with an MSI route (default icr)\n"
+"                     by an eventfd of its own with an MSI route; timer: the\n"
+"                     target's TSC deadline, whose interrupts KVM posts from another\n"
+"                     CPU if the target's is in nohz_full= (default icr)\n"
 "  --senders N        of that kind, 1 to " XSTR(POST_MAX_SENDERS) " (default 1)\n"
 "  --seed N           seed of all random numbers (default 1)\n"
 "  --gap MIN:MAX      ticks between a sender's posts (default 0:2000)\n"
@@ -121,9 +123,10 @@ static void parse_option(int opt, char *arg)
 		opts.posts = parse_number("posts", arg, 1, 100000000);
 		break;
 	case O_SENDER:
-		if (strcmp(arg, "icr") && strcmp(arg, "irqfd"))
-			usage_error("no such sender:", arg);
 		opts.irqfd = !strcmp(arg, "irqfd");
+		opts.timer = !strcmp(arg, "timer");
+		if (strcmp(arg, "icr") && !opts.irqfd && !opts.timer)
+			usage_error("no such sender:", arg);
 		break;
 	case O_SENDERS:
 		opts.senders = parse_number("senders", arg, 1, POST_MAX_SENDERS);
@@ -193,6 +196,8 @@ bool post_parse(int argc, char **argv)
 	}
 	if (optind < argc - 1)
 		usage_error("unknown argument:", argv[optind + 1]);
+	if (opts.timer && opts.senders > 1)
+		usage_error("the target has one timer, not", "several");
 	if (!opts.workloads)
 		opts.workloads = (1u << POST_NR_WORKLOADS) - 1;
 	return true;
@@ -210,14 +215,44 @@ static void progress(struct post_vm *p, u64 posted, u64 elapsed_ms)
 	fputc('\n', stderr);
 }
 
+/* -1: none, or not to be read */
+static long first_number(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	long n = -1;
+
+	if (f && fscanf(f, "%ld", &n) != 1)
+		n = -1;
+	if (f)
+		fclose(f);
+	return n;
+}
+
+/*
+ * With a timer: one in nohz_full=. KVM's timers of its vCPU expire on others, which post:
+ * kvm_can_post_timer_interrupt().
+ */
+static unsigned int target_cpu;
+
+static void target_cpu_find(void)
+{
+	long cpu = first_number("/sys/devices/system/cpu/nohz_full");
+
+	if (cpu < 0 || first_number("/sys/module/kvm/parameters/pi_inject_timer") != 1)
+		skip(NULL, "KVM posts no timers here: boot with nohz_full=CPUs");
+	target_cpu = cpu;
+}
+
 static void vm_setup(struct post_vm *p, enum post_workload workload)
 {
 	struct post_setup cfg = {
 		.name		= workload_names[workload],
 		.workload	= workload,
-		.senders	= opts.irqfd ? 0 : opts.senders,
+		.senders	= opts.irqfd || opts.timer ? 0 : opts.senders,
 		.host_senders	= opts.irqfd ? opts.senders : 0,
 		.irqfd		= opts.irqfd,
+		.timer		= opts.timer,
+		.target_cpu	= target_cpu,
 		.posts		= opts.posts,
 		.seed		= opts.seed,
 		.gap_min	= opts.gap_min,
@@ -411,6 +446,8 @@ int post_run(void)
 		     host.nr_cpus, opts.senders + 1);
 	pin_self_to_cpu((opts.senders + 1) % host.nr_cpus);
 
+	if (opts.timer)
+		target_cpu_find();
 	report_plan(__builtin_popcount(opts.workloads), opts.seed);
 	for (i = 0; i < POST_NR_WORKLOADS; i++) {
 		struct post_outcome out;

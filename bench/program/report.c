@@ -139,7 +139,7 @@ static void json_metrics(struct json *j, const struct post_outcome *o)
 static void json_parameters(struct json *j, const struct post_outcome *o)
 {
 	json_num(j, "seed", opts.seed);
-	json_word(j, "sender", opts.irqfd ? "irqfd" : "icr");
+	json_word(j, "sender", opts.irqfd ? "irqfd" : opts.timer ? "timer" : "icr");
 	json_num(j, "senders", opts.senders);
 	json_num(j, "posts", opts.posts);
 	json_num(j, "gap_min", opts.gap_min);

@@ -57,6 +57,20 @@ def test_posted(project, name):
     need(not done.warnings, str(done.warnings))
 
 
+def test_posted_timers(project):
+    """timers that KVM posts from another CPU: none lost or late; fewer notifications in vain (vmx lab)"""
+    variants = (posting.LABS["vmx"]["wasted_base"], "patched")
+    cells, done = posting.run_timers("vmx", project.build, variants, posting.TIMER_LABS["vmx"]["check"],
+                                     log=project.log("vmx-timers"))
+    print(posting.table("vmx", cells), file=sys.stderr)
+    bad = posting.guarantees("vmx", cells)
+    bad += [str(bound) for bound in posting.bounds("vmx", cells) if not bound.holds]
+    need(not bad, "\n".join(bad))
+    need(not done.warnings, str(done.warnings))
+    posted = cells["timer-exits"]["patched"]
+    need(posted["notify_elided"] and posted["notify_sent"], f"not posted: {posted}")
+
+
 def test_x2avic(project):
     """x2AVIC: IPIs of guests pass KVM by, irqfd's posts take its doorbells; nothing is lost (avic lab)"""
     post = f"kvm-mode-bench post --json {lab.EMULATORS['avic'].counters} --workload exits"

@@ -37,7 +37,7 @@ struct step_guest {
 /* A VM with one vCPU */
 struct step {
 	struct apf_vm a;
-	void *shared;		/* with the guest, the host's view: struct step_guest, and more */
+	void *shared;		/* with the guest: struct step_guest, and more */
 	pthread_t thread;
 	clockid_t clock;	/* of that thread's CPU time */
 	sem_t go, back;
