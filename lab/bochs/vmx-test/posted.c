@@ -96,6 +96,11 @@ void test_posted(void)
 	sends(guest_ipi, NOTIFICATION);
 	expect_status(0x51, 0);
 	expect_processed();
+	start(guest_nop, false);
+	posted.on = ON;
+	sends(guest_ipi, NOTIFICATION);
+	expect_status(0, 0);
+	expect_processed();
 	test_end("a lower one is posted, or none: RVI stays");
 
 	start(guest_nop, true);
