@@ -14,6 +14,9 @@ from selftests.project import need
 MUTANT_POSTS = 60000
 LATE_MUTANT = "flag-set-late"
 
+# Of the posts to a vCPU that computes, how many are sent at least
+COMPUTES_SENT = 0.75
+
 # Posts by irqfd, and what runs after them
 X2AVIC_POSTS = 6000
 X2AVIC_STRESS = ("lost_interrupt_test -d 1000 -n 3000", "lost_kick_test -d 1000 -n 500", "lifecycle_test -n 1",
@@ -45,10 +48,14 @@ def test_posted(project, name):
     print(posting.table(name, cells), file=sys.stderr)
     bad = posting.guarantees(name, cells)
     bad += [str(bound) for bound in posting.bounds(name, cells) if not bound.holds]
-    # A vCPU that computes is in the guest but for its host's timer: chance decides.
+    # One that computes is in the guest but for its host's timer, which none of 60,000 posts may meet
+    # (docs/results.json): there most are sent, which a flag that stays at "host" would leave out.
     bad += [f"the flag is not looked at: {cell['patched']}" for workload, cell in cells.items()
             if posting.emulators.of(name).notifies and workload != "compute" and
             not cell["patched"]["notify_elided"]]
+    computes = cells["compute"]["patched"]
+    if posting.emulators.of(name).notifies and computes["notify_sent"] < COMPUTES_SENT * computes["posted"]:
+        bad.append(f"the flag does not say that it computes: {computes}")
     if name == "avic":
         bad += [f"not by AVIC: {cell}" for by_variant in cells.values() for cell in by_variant.values()
                 if cell["apicv"] != "Y" or cell["emulator"]["delivered"] < cell["posted"] or
