@@ -12,7 +12,7 @@ def series(project, out, *options):
 
 
 def test_series(project):
-    """the mails make the labs' tree, the same each time; --full: by git am, and checkpatch passes"""
+    """the mails make the labs' tree, the same each time, no text is too wide; --full: git am, checkpatch"""
     there = project.work / "series"         # the tree of series-check in it is used again
     for name in ("one", "two"):
         shutil.rmtree(there / name, ignore_errors=True)
@@ -26,6 +26,9 @@ def test_series(project):
     status, listed = command("scripts/list-series", project.version)
     need(status == 0 and len(mails) == len(in_sets) == len(listed.splitlines()),
          f"{len(mails)} mails, {len(in_sets)} in sets, status {status}: {listed}")
+    status, out = command("perl", project.source / "scripts/checkpatch.pl", "--no-tree", "--terse", "--no-summary",
+                          "--types", "COMMIT_LOG_LONG_LINE", *mails)
+    need(status == 0, out)
     if not project.full:
         return
     status, out = command("scripts/series-check", "--quick", project.version, project.source,
