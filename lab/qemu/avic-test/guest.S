@@ -102,6 +102,30 @@ guest_spin:
 	pause
 	jmp	guest_spin
 
+/* In a 32-bit segment */
+	.code32
+	.globl	guest_32_into, guest_32_into_done, guest_32_bound, guest_32_bound_done, guest_32_bounds
+	.globl	guest_32_out, guest_32_out_done, guest_32_cpuid, guest_32_invlpg
+guest_32_into:
+	into
+guest_32_into_done:
+	vmmcall
+guest_32_bound:
+	bound	%esi, (%edi)
+guest_32_bound_done:
+	vmmcall
+guest_32_bounds:
+	.long	1, 2
+guest_32_out:
+	outl	%eax, $0x80
+guest_32_out_done:
+	vmmcall
+guest_32_cpuid:
+	cpuid
+guest_32_invlpg:
+	addr16 invlpg 0x1234(%bx, %si)
+	.code64
+
 /*
  * An instruction with an intercept: bit @bit of the VMCB's word at @at, or none, for a #VMEXIT with @exit.
  * struct insn of machine.h.

@@ -68,6 +68,7 @@
 #define V_IRQ			(1u << 8)
 #define V_TPR			0xfu
 #define RFLAGS_IF		(1ull << 9)
+#define RFLAGS_OF		(1ull << 11)
 
 #define EVENT_VALID		(1u << 31)
 #define EVENT_EXCEPTION		(3u << 8)
@@ -76,6 +77,9 @@
 #define EXIT_EXCEPTION		0x40
 #define EXIT_GP			(EXIT_EXCEPTION + 13)
 #define EXIT_INTR		0x60
+#define EXIT_CPUID		0x72
+#define EXIT_INVLPG		0x79
+#define EXIT_IOIO		0x7b
 #define EXIT_MSR		0x7c
 #define EXIT_VMMCALL		0x81
 #define EXIT_NPF		0x400
@@ -96,7 +100,9 @@ enum ipi_failure { INVALID_TYPE, NOT_RUNNING, INVALID_TARGET, INVALID_PAGE, INVA
 extern char guest_write4[], guest_write4_done[], guest_write2[], guest_read4[],
 	guest_read4_done[], guest_nop[], guest_sti[], guest_cr8[], guest_read_cr8[],
 	guest_sti_hlt[], guest_spin[], guest_rdmsr[], guest_iret[], guest_cr8_sti[], guest_isr[],
-	guest_ud2[], guest_int[], guest_rdmsr_at[], guest_wrmsr[], guest_wrmsr_at[], guest_wrmsr_done[];
+	guest_ud2[], guest_int[], guest_rdmsr_at[], guest_wrmsr[], guest_wrmsr_at[], guest_wrmsr_done[],
+	guest_32_into[], guest_32_into_done[], guest_32_bound[], guest_32_bound_done[],
+	guest_32_bounds[], guest_32_out[], guest_32_out_done[], guest_32_cpuid[], guest_32_invlpg[];
 extern uint64_t guest_rdi, guest_rsi;
 extern volatile uint64_t guest_spins;
 
@@ -144,6 +150,7 @@ void test_vmrun(void);
 void test_virq(void);
 void test_next_rip(void);
 void test_injection(void);
+void test_32_bit(void);
 /* doorbell.c */
 void start_ap(void);
 void test_doorbell(void);

@@ -43,6 +43,7 @@ void boot_main(void)
 		test_virq();
 		test_next_rip();
 		test_injection();
+		test_32_bit();
 		start_ap();
 		test_doorbell();
 	}

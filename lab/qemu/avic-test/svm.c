@@ -157,3 +157,72 @@ void test_injection(void)
 	expect_undelivered(EVENT_INTN | 0x80, guest_int);
 	test_end("their delivery faults: RIP stays, the event is reported, nRIP is 0");
 }
+
+/* --- in compatibility mode, where there are INTO and BOUND ---------------------- */
+
+#define CS_32_BIT	0xc9bull	/* D, not L */
+
+/* @code, 32 bit, with OF=@of */
+static void start_32_bit(char *code, bool of)
+{
+	start_plain((uint64_t)code);
+	*field4(0, SAVE_CS) = 0x08 | CS_32_BIT << 16;
+	*field(0, SAVE_RFLAGS) |= of ? RFLAGS_OF : 0;
+	*field(0, SAVE_RAX) = 0;
+}
+
+void test_32_bit(void)
+{
+	start_32_bit(guest_32_into, true);
+	expect("exit code", run(), EXIT_EXCEPTION + 4);
+	expect("RIP", *field(0, SAVE_RIP), (uint64_t)guest_32_into);
+	expect("nRIP", *field(0, NEXT_RIP), (uint64_t)guest_32_into_done);
+	start_32_bit(guest_32_into, false);
+	expect("exit code, OF=0", run(), EXIT_VMMCALL);
+	expect("RIP, OF=0", *field(0, SAVE_RIP), (uint64_t)guest_32_into_done);
+	start_32_bit(guest_32_into, true);
+	*field4(0, INTERCEPT_EXCEPTIONS) = 0;
+	expect("exit code, no intercept", run(), EXIT_VMMCALL);
+	expect("vector", *field(0, SAVE_RAX), 4);
+	expect("pushed", *(uint64_t *)*field(0, SAVE_RSP), (uint64_t)guest_32_into_done);
+	test_end("32 bit: nRIP is behind INTO, which is #OF only with OF=1");
+
+	start_32_bit(guest_32_into_done, false);
+	*field4(0, EVENT_INJ) = EVENT_EXCEPTION | 4 | EVENT_VALID;
+	expect("exit code", run(), EXIT_VMMCALL);
+	expect("vector", *field(0, SAVE_RAX), 4);
+	expect("pushed", *(uint64_t *)*field(0, SAVE_RSP), 0x1234);
+	start_32_bit(guest_32_into, true);
+	*field4(0, INTERCEPT_EXCEPTIONS) = 0;
+	expect_undelivered(EVENT_EXCEPTION | 4, guest_32_into);
+	test_end("32 bit: INTO injected pushes nRIP; its delivery faults");
+
+	start_32_bit(guest_32_bound, false);
+	guest_rdi = (uint64_t)guest_32_bounds;
+	guest_rsi = 1;
+	expect("exit code, inside", run(), EXIT_VMMCALL);
+	start_32_bit(guest_32_bound, false);
+	guest_rsi = 3;
+	expect("exit code, outside", run(), EXIT_EXCEPTION + 5);
+	expect("RIP", *field(0, SAVE_RIP), (uint64_t)guest_32_bound);
+	expect("nRIP", *field(0, NEXT_RIP), (uint64_t)guest_32_bound_done);
+	test_end("32 bit: BOUND is a fault, nRIP is behind it all the same");
+
+	start_32_bit(guest_32_out, false);
+	*field4(0, INTERCEPT_MISC1) |= 1u << 27;
+	memset(io_bitmaps, 0xff, sizeof(io_bitmaps));
+	expect("exit code", run(), EXIT_IOIO);
+	expect("next RIP of an IOIO", *field(0, EXIT_INFO_2), (uint64_t)guest_32_out_done);
+	expect("nRIP", *field(0, NEXT_RIP), (uint64_t)guest_32_out_done);
+	memset(io_bitmaps, 0, sizeof(io_bitmaps));
+	start_32_bit(guest_32_cpuid, false);
+	*field4(0, INTERCEPT_MISC1) |= 1u << 18;
+	expect("exit code", run(), EXIT_CPUID);
+	expect("nRIP", *field(0, NEXT_RIP), (uint64_t)guest_32_cpuid + 2);
+	/* An address of 16 bits has no SIB byte. */
+	start_32_bit(guest_32_invlpg, false);
+	*field4(0, INTERCEPT_MISC1) |= 1u << 25;
+	expect("exit code", run(), EXIT_INVLPG);
+	expect("nRIP", *field(0, NEXT_RIP), (uint64_t)guest_32_invlpg + 6);
+	test_end("32 bit: nRIP is behind instructions of their own lengths");
+}
