@@ -547,11 +547,32 @@ static void tell_stalled(struct apf_host_vcpu *v)
 	fprintf(stderr, "\n");
 }
 
+static void *kicker_fn(void *data)
+{
+	struct apf_vm *a = data;
+	u64 rnd = rnd_stream(a->cfg.seed, 7), start, ticks;
+
+	pin_self_to_cpu(1);
+	while (!__atomic_load_n(&a->ended, __ATOMIC_ACQUIRE)) {
+		start = rdtsc();
+		ticks = rnd_below(&rnd, a->cfg.kick_max);
+		while (rdtsc() - start < ticks)
+			;
+		if (!__atomic_load_n(&a->v[0].ended, __ATOMIC_ACQUIRE))
+			pthread_kill(a->v[0].thread, POST_SIGNAL);
+	}
+	return NULL;
+}
+
 void apf_vm_run(struct apf_vm *a, bool (*more)(struct apf_vm *a))
 {
 	u64 was = 0, is, since = now_ms();
+	pthread_t kicker;
 	unsigned int i;
 
+	a->ended = false;
+	if (a->cfg.kick_max)
+		thread_begin(&kicker, kicker_fn, a);
 	while (!all_ended(a)) {
 		sleep_ms(POLL_MS);
 		if (!more(a))
@@ -567,6 +588,9 @@ void apf_vm_run(struct apf_vm *a, bool (*more)(struct apf_vm *a))
 			if (!a->v[i].ended)
 				pthread_kill(a->v[i].thread, POST_SIGNAL);
 	}
+	__atomic_store_n(&a->ended, true, __ATOMIC_RELEASE);
+	if (a->cfg.kick_max)
+		pthread_join(kicker, NULL);
 	for (i = 0; i < a->cfg.nr_vcpus; i++) {
 		pthread_join(a->v[i].thread, NULL);
 		if (a->stalled)

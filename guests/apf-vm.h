@@ -33,6 +33,7 @@ struct apf_setup {
 	u32 dirty_ring;		/* bytes, 0: no ring */
 	/* Another guest, called like apf_guest_main(), or NULL */
 	void (*guest_main)(u64 vcpu);
+	u64 kick_max;		/* apf_vm_run() signals vCPU 0 after 0 to so many ticks, 0: not */
 	/* On a vCPU's thread: KVM_RUN was interrupted; the guest's own requests, or NULL */
 	void (*interrupted)(struct apf_host_vcpu *v);
 	bool (*asked)(struct apf_host_vcpu *v, u32 what);
@@ -66,6 +67,7 @@ struct apf_vm {
 	pthread_t giver;
 	bool giving, giver_stop;
 	bool hold;		/* pages are not given */
+	bool ended;		/* apf_vm_run() is about to return */
 	struct apf_pending pending[APF_MAX_VCPUS * (APF_MAX_OUT + 2)];
 	unsigned int nr_pending;
 	u64 tsc_offset;

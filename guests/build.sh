@@ -81,7 +81,7 @@ compile()
 		-isystem "$tree/tools/include" \
 		-isystem "$tree/tools/arch/x86/include" \
 		-isystem "$work/headers/usr/include" \
-		-isystem "$kvm/.." -I "$here" -I "$program" -I "$here/../selftests/probe" -c "$src" -o "$work/$name.o"
+		-isystem "$kvm/.." -I "$here" -I "$program" -I "$here/../selftests/probe" -isystem "$here/../kvm" -c "$src" -o "$work/$name.o"
 }
 
 # link OUTPUT OBJECT...
