@@ -444,7 +444,7 @@ bool kvm_apf_put_flags(struct kvm_vcpu *vcpu, u32 flags)
 
 void kvm_apf_defer(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
 {
-	vcpu->arch.apf.nested_work = work;
+	vcpu->arch.apf.deferred = work;
 	kvm_make_request(KVM_REQ_EVENT, vcpu);
 }
 
@@ -453,33 +453,40 @@ void kvm_apf_defer(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
  * either there, and has become ready without the guest having been told, or the
  * worker finds that there is a token to send.  The lock decides.
  */
-bool kvm_apf_announce(struct kvm_vcpu *vcpu, u32 *token)
+bool kvm_apf_announced(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
 {
-	struct kvm_async_pf *work = vcpu->arch.apf.nested_work;
 	bool waiting;
-
-	if (!work || kvm_is_exception_pending(vcpu))
-		return false;
-
-	vcpu->arch.apf.nested_work = NULL;
-	*token = work->arch.token;
-	if (!kvm_apf_put_flags(vcpu, KVM_PV_REASON_PAGE_NOT_PRESENT))
-		return false;
 
 	spin_lock(&vcpu->async_pf.lock);
 	waiting = list_empty(&work->link);
 	work->notpresent_injected = waiting;
 	spin_unlock(&vcpu->async_pf.lock);
-
-	if (!waiting)
-		kvm_apf_put_flags(vcpu, 0);
 	return waiting;
+}
+
+bool kvm_apf_announce(struct kvm_vcpu *vcpu, u32 *token)
+{
+	struct kvm_async_pf *work = vcpu->arch.apf.deferred;
+	bool announced;
+
+	if (!work || kvm_is_exception_pending(vcpu))
+		return false;
+
+	vcpu->arch.apf.deferred = NULL;
+	*token = work->arch.token;
+	if (!kvm_apf_put_flags(vcpu, KVM_PV_REASON_PAGE_NOT_PRESENT))
+		return false;
+
+	announced = kvm_apf_announced(vcpu, work);
+	if (!announced)
+		kvm_apf_put_flags(vcpu, 0);
+	return announced;
 }
 
 void kvm_apf_forget(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
 {
-	if (vcpu->arch.apf.nested_work == work)
-		vcpu->arch.apf.nested_work = NULL;
+	if (vcpu->arch.apf.deferred == work)
+		vcpu->arch.apf.deferred = NULL;
 }
 
 void kvm_apf_init(struct kvm_vcpu *vcpu)
@@ -515,7 +522,7 @@ void kvm_apf_stop(struct kvm_vcpu *vcpu, u64 data)
 {
 	apf_set_en(vcpu, data);
 	timer_delete_sync(&vcpu->arch.apf.retry);
-	vcpu->arch.apf.nested_work = NULL;
+	vcpu->arch.apf.deferred = NULL;
 }
 
 void kvm_apf_run(struct kvm_vcpu *vcpu, bool runs)

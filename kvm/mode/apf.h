@@ -55,9 +55,11 @@ bool kvm_apf_put_flags(struct kvm_vcpu *vcpu, u32 flags);
  * nested exits are made; until then the event is neither an exception nor known to
  * L1, so that userspace sees nothing of it.  kvm_apf_announce() returns whether the
  * exit is due now, and writes the flags; kvm_apf_forget(): the page has come first.
+ * kvm_apf_announced(): a token is to be sent when the page is ready; false: it is.
  */
 void kvm_apf_defer(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
 bool kvm_apf_announce(struct kvm_vcpu *vcpu, u32 *token);
+bool kvm_apf_announced(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
 void kvm_apf_forget(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
 
 /* Its page is mapped, and may be faulted on anew: called once for each event. */

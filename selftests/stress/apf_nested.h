@@ -9,6 +9,8 @@ struct apf_nested {
 	u64 vmx;		/* else SVM */
 	u64 pages;		/* GVA of struct vmx_pages, struct svm_test_data */
 	u64 vmexits;		/* L1 wants page-not-present as #PF VM-Exits */
+	u64 ext_msr, ext;	/* an MSR to be written ahead of KVM_ASYNC_PF_EN, 0: none */
+	u64 error_code;		/* of these exits then, without flags */
 	u64 stack[512];		/* L2's */
 
 	u64 pf_exits;		/* L2's exits for pages that are not there */

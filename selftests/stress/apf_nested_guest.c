@@ -104,8 +104,9 @@ static void page_fault_exit(u64 token, u64 error_code)
 	struct apf_vcpu *v = l1();
 
 	apf_nested->pf_exits++;
-	apf_nested->wrong += error_code ||
-			     READ_ONCE(area()->flags) != KVM_PV_REASON_PAGE_NOT_PRESENT;
+	apf_nested->wrong += error_code != apf_nested->error_code ||
+			     READ_ONCE(area()->flags) !=
+			     (apf_nested->error_code ? 0 : KVM_PV_REASON_PAGE_NOT_PRESENT);
 	WRITE_ONCE(area()->flags, 0);
 	v->announced++;
 	GUEST_ASSERT(v->nr_out < APF_MAX_OUT);
@@ -228,8 +229,10 @@ void apf_nested_main(u64 vcpu)
 		svm_setup((void *)apf_nested->pages);
 	wrmsr(MSR_KVM_ASYNC_PF_INT, APF_VEC);
 	v->wake_due[0] = 1;
+	if (apf_nested->ext_msr)
+		wrmsr(apf_nested->ext_msr, apf_nested->ext);
 	wrmsr(MSR_KVM_ASYNC_PF_EN, v->area_gpa[0] | KVM_ASYNC_PF_ENABLED |
-	      KVM_ASYNC_PF_SEND_ALWAYS | KVM_ASYNC_PF_DELIVERY_AS_INT |
+	      (apf_nested->ext_msr ? 0 : KVM_ASYNC_PF_SEND_ALWAYS) | KVM_ASYNC_PF_DELIVERY_AS_INT |
 	      (apf_nested->vmexits ? KVM_ASYNC_PF_DELIVERY_AS_PF_VMEXIT : 0));
 	run(v);
 	while (READ_ONCE(v->wake_due[0]))

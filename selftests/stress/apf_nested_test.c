@@ -9,6 +9,11 @@
 #include <pthread.h>
 #include <string.h>
 
+/* It comes with the patches on pages that are not present. */
+#if __has_include("asm/kvm_apf.h")
+#include <asm/kvm_apf.h>
+#endif
+
 #include "kvm_util.h"
 #include "processor.h"
 #include "svm_util.h"
@@ -18,9 +23,14 @@
 #include "apf_nested.h"
 #include "stress.h"
 
+#ifdef MSR_KVM_ASYNC_PF_EXT
+#define NR_CASES	4
+#else
+#define NR_CASES	3
+#endif
+
 static struct {
 	u64 kicks, exposed, events;
-	bool stop;
 } now;
 
 static void interrupted(struct apf_host_vcpu *v)
@@ -34,23 +44,6 @@ static void interrupted(struct apf_host_vcpu *v)
 	now.kicks++;
 }
 
-static void *kicker_fn(void *data)
-{
-	struct apf_vm *a = data;
-	u64 rnd = rnd_stream(a->cfg.seed, 7), start, ticks;
-
-	pin_self_to_cpu(1);
-	while (!__atomic_load_n(&now.stop, __ATOMIC_ACQUIRE)) {
-		start = rdtsc();
-		ticks = rnd_below(&rnd, host_cpu_is_intel ? 60000 : 4000000);
-		while (rdtsc() - start < ticks)
-			;
-		if (!__atomic_load_n(&a->v[0].ended, __ATOMIC_ACQUIRE))
-			pthread_kill(a->v[0].thread, POST_SIGNAL);
-	}
-	return NULL;
-}
-
 static bool more(struct apf_vm *a)
 {
 	stress_progress("touched %lu announced %lu ready %lu kicks %lu", a->v[0].g->touched,
@@ -58,7 +51,7 @@ static bool more(struct apf_vm *a)
 	return stress_time_left() && (!now.events || a->v[0].g->touched < now.events);
 }
 
-static struct apf_nested *setup_nested(struct apf_vm *a, bool vmexits)
+static struct apf_nested *setup_nested(struct apf_vm *a, bool vmexits, bool marked)
 {
 	gva_t gva, pages;
 	struct apf_nested *n;
@@ -69,6 +62,13 @@ static struct apf_nested *setup_nested(struct apf_vm *a, bool vmexits)
 	write_guest_global(a->vm, apf_nested, (struct apf_nested *)gva);
 	n->vmx = host_cpu_is_intel;
 	n->vmexits = vmexits;
+#ifdef MSR_KVM_ASYNC_PF_EXT
+	if (marked) {
+		n->ext_msr = MSR_KVM_ASYNC_PF_EXT;
+		n->ext = KVM_ASYNC_PF_EXT_MARK;
+		n->error_code = KVM_ASYNC_PF_NOT_PRESENT;
+	}
+#endif
 	if (n->vmx)
 		vcpu_alloc_vmx(a->vm, &pages);
 	else
@@ -79,7 +79,7 @@ static struct apf_nested *setup_nested(struct apf_vm *a, bool vmexits)
 	return n;
 }
 
-static void run_case(bool vmexits, bool kick)
+static void run_case(bool vmexits, bool marked, bool kick)
 {
 	const struct apf_setup setup = {
 		.name = "nested",
@@ -90,24 +90,18 @@ static void run_case(bool vmexits, bool kick)
 		.delay_max = 40000,
 		.guest_main = apf_nested_main,
 		.interrupted = kick ? interrupted : NULL,
+		.kick_max = !kick ? 0 : host_cpu_is_intel ? 60000 : 4000000,
 	};
 	static struct apf_vm a;
 	struct apf_count c;
 	struct apf_nested *n;
-	pthread_t kicker;
 
 	now.kicks = 0;
 	now.exposed = 0;
-	now.stop = false;
 	apf_vm_create(&a, &setup);
-	n = setup_nested(&a, vmexits);
+	n = setup_nested(&a, vmexits, marked);
 	apf_vm_start(&a);
-	if (kick)
-		thread_start(&kicker, -1, kicker_fn, &a);
 	apf_vm_run(&a, more);
-	__atomic_store_n(&now.stop, true, __ATOMIC_RELEASE);
-	if (kick)
-		pthread_join(kicker, NULL);
 	apf_vm_count(&a, &c);
 	stress_case(c.touched && !c.lost && !c.doubled && !c.wrong && !n->wrong && !now.exposed &&
 		    !a.stalled && c.announced == c.ready && !c.announced == !vmexits,
@@ -129,13 +123,15 @@ int main(int argc, char **argv)
 	stress_init(argc, argv, help_text, &defaults);
 	if (!kvm_cpu_has(host_cpu_is_intel ? X86_FEATURE_VMX : X86_FEATURE_SVM))
 		stress_skip_all("KVM has no nested virtualization here: load it with nested=1");
-	now.events = (stress.count + 2) / 3;
-	stress_plan(3);
+	now.events = (stress.count + NR_CASES - 1) / NR_CASES;
+	stress_plan(NR_CASES);
 	if (stress_case_begin("exits to L1"))
-		run_case(true, false);
+		run_case(true, false, false);
 	if (stress_case_begin("exits to L1, events saved and restored"))
-		run_case(true, true);
+		run_case(true, false, true);
 	if (stress_case_begin("L1 wants no exits"))
-		run_case(false, true);
+		run_case(false, false, true);
+	if (NR_CASES > 3 && stress_case_begin("exits to L1 that mark themselves"))
+		run_case(true, true, true);
 	return stress_end();
 }

@@ -7,7 +7,7 @@ MODE := $(OUTPUT)/$(MODE_SRC)
 MODE_TESTS := $(filter $(MODE)/%_test, $(TEST_GEN_PROGS))
 MODE_GUESTS := $(patsubst %.c, $(OUTPUT)/%.o, $(wildcard $(MODE_SRC)/*_guest.c))
 MODE_SHARED := $(addprefix $(MODE_SRC)/, stress.c apf_step.c messages.c post-vm.c \
-		post-guest.c apf-vm.c apf-guest.c)
+		post-guest.c apf-vm.c apf-guest.c user-mode.c)
 MODE_SHARED := $(patsubst %.c, $(OUTPUT)/%.o, $(wildcard $(MODE_SHARED)))
 
 MODE_OLD := $(if $(shell grep -w vm_alloc include/kvm_util.h),,-include $(MODE_SRC)/old-library.h)
