@@ -42,7 +42,7 @@ struct apf_mark {
 	u64 announced, ready, wakes;
 	u64 forbidden;		/* events where the guest cannot sleep */
 	u64 invented;		/* events that were faults of the guest's own */
-	u64 lost;		/* faults of nobody: events that were not taken for one */
+	u64 missed;		/* faults of nobody: events that were not taken for one */
 	u64 faults;		/* of an NMI's handler */
 	u64 nmis_taken;
 	u64 elsewhere;		/* events and faults outside of apf_touch() */
@@ -60,7 +60,7 @@ void apf_mark_fault(struct ex_regs *regs);
 void apf_mark_ready(struct ex_regs *regs);
 void apf_mark_nmi(struct ex_regs *regs);
 
-/* At CPL 0, with interrupts disabled, until the host puts the vCPU back where it was */
+/* Until the host puts the vCPU back: at CPL 0 with interrupts disabled, or in user mode */
 void apf_mark_detour(void);
 
 extern struct apf_mark *apf_mark;

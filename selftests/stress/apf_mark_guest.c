@@ -132,7 +132,7 @@ void apf_mark_fault(struct ex_regs *regs)
 	} else if (in_nmi && cr2 == MARK_HOLE) {
 		apf_mark->faults++;
 	} else {
-		apf_mark->lost++;
+		apf_mark->missed++;
 	}
 	if (regs->r11 - regs->rip <= TOUCH_BYTES)
 		regs->rip = regs->r11;

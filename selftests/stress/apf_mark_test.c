@@ -168,10 +168,10 @@ static void one_page(enum mark_guest guest, u64 events)
 	ok = hears(s, MARK_DONE) && ok;
 	flags = flags_of(&s->a);
 	tell(ok && announced == events && of(s)->announced == events && of(s)->ready == events &&
-	     !of(s)->forbidden && !of(s)->lost && flags == MARK_PATTERN && !of(s)->unknown &&
+	     !of(s)->forbidden && !of(s)->missed && flags == MARK_PATTERN && !of(s)->unknown &&
 	     !of(s)->wrong_page && !of(s)->step.failed,
-	     "announced %lu ready %lu forbidden %lu not_told_apart %lu flags %x failed_line %lu",
-	     of(s)->announced, of(s)->ready, of(s)->forbidden, of(s)->lost, flags,
+	     "announced %lu ready %lu forbidden %lu missed %lu flags %x failed_line %lu",
+	     of(s)->announced, of(s)->ready, of(s)->forbidden, of(s)->missed, flags,
 	     of(s)->step.failed);
 	step_free(s);
 }
@@ -308,7 +308,7 @@ static void storm(bool legacy, bool nmis, bool meddles)
 static bool sound(void)
 {
 	return mark->announced && mark->announced == mark->ready && !mark->forbidden &&
-	       !mark->invented && !mark->lost && !mark->unknown && !mark->elsewhere &&
+	       !mark->invented && !mark->missed && !mark->unknown && !mark->elsewhere &&
 	       (mark->legacy || flags_of(&storm_vm) == MARK_PATTERN);
 }
 
@@ -317,7 +317,7 @@ static void tell_storm(bool ok)
 	tell(ok && !mark->wrong_page && !storm_vm.stalled,
 	     "touched %lu announced %lu ready %lu forbidden %lu invented %lu missed %lu elsewhere %lu unknown %lu flags %x wrong_page %lu nmis %lu faults %lu exposed %lu reinjected %lu detours %lu at_access %lu stalled %lu",
 	     storm_vm.v[0].g->touched, mark->announced, mark->ready, mark->forbidden,
-	     mark->invented, mark->lost, mark->elsewhere, mark->unknown, flags_of(&storm_vm),
+	     mark->invented, mark->missed, mark->elsewhere, mark->unknown, flags_of(&storm_vm),
 	     mark->wrong_page, mark->nmis_taken, mark->faults, now.exposed, now.reinjected,
 	     mark->detours, now.at_access, storm_vm.stalled);
 	apf_vm_free(&storm_vm);
@@ -335,7 +335,7 @@ static void nmis(void)
 static void nmis_legacy(void)
 {
 	storm(true, true, false);
-	tell_storm(mark->invented && mark->lost);
+	tell_storm(mark->invented && mark->missed);
 }
 
 /*
