@@ -56,23 +56,26 @@ def options_of(workload):
                      *([TIMER_GAP] if sender == "timer" else [])])
 
 
-def script(workloads, posts, seed, extra, switch):
+def script(workloads, posts, seed, extra, switch, times=None):
     """Shell text; a line "CELL workload variant" precedes each workload's JSON.  @posts: {variant: how
-    many in each workload}"""
+    many in each workload}, so many @times in some"""
+    times = times or {}
     lines = ["failed=0"]
     for variant, count in posts.items():
         lines += switch.lines(variant)
         for workload in workloads:
             lines.append(f"echo CELL {workload} {variant}")
-            lines.append(f"kvm-mode-bench post --json {extra} --posts {count} --seed {seed} "
+            lines.append(f"kvm-mode-bench post --json {extra} "
+                         f"--posts {count * times.get(workload, 1)} --seed {seed} "
                          f"{options_of(workload)} || failed=1")
     return "\n".join([environment.SHELL, *lines, "exit $failed"])
 
 
 def run_lab(name, build, workloads=None, variants=None, posts=None, seed=1,
-            log=None, share=1, **options):
+            log=None, share=1, times=None, **options):
     """One boot of L1, by default with all workloads of the lab, and what is compared there; @posts in
-    each for the series and what it is held against, one in @share of that for the rest.  Returns
+    each for the series and what it is held against, one in @share of that for the rest; so many @times
+    that in the workloads that it names.  Returns
     ({workload: {variant: cell}}, lab.Result); the result's environment is what L1 said of itself."""
     setup, workloads = LABS[name], workloads or workloads_of(name)
     variants = variants or variants_of(name)
@@ -81,7 +84,7 @@ def run_lab(name, build, workloads=None, variants=None, posts=None, seed=1,
     counts = {v: most if v in whole else max(most // share, 1) for v in variants}
     options = {"timeout": setup["expect"] * 6, "build": build, "hang": setup["hang"], "log": log,
                **options}
-    kept = Kept(name, script(workloads, counts, seed, setup["extra"], Switcher()), KVMS[variants[0]][0],
+    kept = Kept(name, script(workloads, counts, seed, setup["extra"], Switcher(), times), KVMS[variants[0]][0],
                 **options)
     collector = Cells(name, len(workloads) * len(variants), kept)
     say(f"{name} lab: boot, then {collector.total} runs" + kept.said()
