@@ -451,7 +451,8 @@ void kvm_apf_defer(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
 /*
  * The worker looks at notpresent_injected once the work is on the list.  It is
  * either there, and has become ready without the guest having been told, or the
- * worker finds that there is a token to send.  The lock decides.
+ * worker finds that there is a token to send.  The lock decides.  Litmus:
+ * apf-announce.
  */
 bool kvm_apf_announced(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
 {

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Verifies protocol.pml with Spin: the protocol in many configurations, in
-which every property has to hold, and seeded faults, each of which has to
-violate the property that is named for it.  Called by hand, and by the tests.
+"""Verifies protocol.pml and page.pml with Spin: the protocols in many
+configurations, in which every property has to hold, and seeded faults, each of
+which has to violate the property that is named for it.  Called by hand, and by
+the tests.
 
 exit status: 0 all as expected, 1 something is not, 2 usage, or no Spin or gcc,
 130 interrupted"""
@@ -19,7 +20,6 @@ from collections import namedtuple
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MODEL = HERE / "protocol.pml"
 MEGABYTES = 6000        # a verification that needs more has failed
 HASH = {"fault": 18, "quick": 22, "long": 25}       # log2 of the hash table's slots
 # Steps; a search that gets deeper has failed.
@@ -27,7 +27,7 @@ DEPTH = {"fault": 500_000, "quick": 1_000_000, "long": 10_000_000}
 
 # name, flags for Spin (without -D), what is expected: "ok" or the property
 # that is violated; long: not in the quick run.
-Config = namedtuple("Config", "name flags expect long", defaults=(False,))
+Config = namedtuple("Config", "name flags expect long model", defaults=(False, "protocol.pml"))
 
 
 def vmx(one, two="NONE", *more):
@@ -123,6 +123,14 @@ FAULTS = [
     fault("REQUEST_STAYS", vmx("KICK_REQUEST", "NONE", "LTL"), "rests"),
 ]
 
+# At rest everybody is at their end here: Spin says who is not.
+PAGE = [Config("page", [], "ok", model="page.pml")] + [
+    Config(f"fault-{name.lower().replace('_', '-')}", [f"FAULT_{name}", *more], expect, model="page.pml")
+    for name, more, expect in (
+        ("JUDGED_ONCE", [], "A1"), ("FAIL_BY_WORKER", [], "A1"), ("MODE_JUDGED_ONCE", [], "A2"),
+        ("SENT_TWICE", [], "A3"), ("FAILURE_KEPT", ["STAYS"], "A4"), ("NOT_FORGOTTEN", [], "A5"),
+        ("FAILURE_FORGOTTEN", [], "A6"), ("SENT_FIRST", [], "end"))]
+
 Result = namedtuple("Result", "found states depth megabytes seconds every reached text")
 
 
@@ -154,11 +162,11 @@ def run(command, cwd):
 
 
 def build(config, work):
-    """protocol.pml -> pan.c -> pan"""
-    shutil.copy(MODEL, work)
+    """The model -> pan.c -> pan"""
+    shutil.copy(HERE / config.model, work)
     defines = [f"-D{flag}" for flag in config.flags]
     # -o3: a statement that is merged into another one would not be counted
-    status, out = run(["spin", "-a", "-o3", *defines, MODEL.name], work)
+    status, out = run(["spin", "-a", "-o3", *defines, config.model], work)
     if status or "rror" in out or not (work / "pan.c").exists():
         raise Failure(f"spin: {out.strip()}")
     options = ["-DCOLLAPSE", "-DVECTORSZ=1024", f"-DMEMLIM={MEGABYTES}"]
@@ -181,10 +189,12 @@ def violation(text):
     """Which property does pan report as violated?"""
     if not re.search(r"^State-vector .* errors: [1-9]", text, re.MULTILINE):
         return "ok"
-    if match := re.search(r"assertion violated \(?\(?([PB]\d)_", text):
+    if match := re.search(r"assertion violated \(?\(?([PAB]\d)_", text):
         return match[1]
     if "acceptance cycle" in text:
         return "rests"
+    if "invalid end state" in text:
+        return "end"
     raise Failure(f"pan: an error of an unknown kind:\n{text.strip()}")
 
 
@@ -213,7 +223,7 @@ def statements(work):
 
 
 def reached_lines(work, text):
-    """Returns (all, reached): sets of (process, line) of protocol.pml."""
+    """Returns (all, reached): sets of (process, line) of the model."""
     every, reached = set(), set()
     for process, states in statements(work).items():
         section = re.search(rf"^unreached in proctype {process}\n((?:\t.*\n)*)",
@@ -231,7 +241,8 @@ def verify(config, work):
     build(config, work)
     say(f"  {config.name}: searching")
     kind = "fault" if config.expect != "ok" else "long" if config.long else "quick"
-    options = [f"-m{DEPTH[kind]}", f"-w{HASH[kind]}", "-E"]
+    options = [f"-m{DEPTH[kind]}", f"-w{HASH[kind]}"]
+    options += ["-E"] if config.model == "protocol.pml" else []     # it looks for itself
     options += ["-a"] if "LTL" in config.flags else []
     start = time.monotonic()
     _, text = run(["./pan", *options], work)
@@ -247,9 +258,9 @@ def verify(config, work):
                   seconds, every, reached, text)
 
 
-def trace(work):
+def trace(config, work):
     """The run that violates the property, step by step."""
-    _, text = run(["./pan", "-r", "-n", f"{MODEL.name}.trail"], work)
+    _, text = run(["./pan", "-r", "-n", f"{config.model}.trail"], work)
     return text
 
 
@@ -281,7 +292,7 @@ def run_one(config, base):
         say(str(failure))
         return False, set(), set()
     if result.found != "ok":
-        (work / "trace").write_text(trace(work))
+        (work / "trace").write_text(trace(config, work))
     good = report(config, result)
     if not good:
         say(f"  flags: {' '.join(config.flags)}")
@@ -290,18 +301,18 @@ def run_one(config, base):
 
 
 def check_coverage(every, reached):
-    """Every statement of the model is reached by some configuration."""
+    """Every statement of the models is reached by some configuration."""
     missed = sorted(every - reached)
-    source = MODEL.read_text().splitlines()
-    for process, line in missed:
-        print(f"FAIL never reached: {process}, line {line}: {source[line - 1].strip()}")
+    for model, process, line in missed:
+        source = (HERE / model).read_text().splitlines()
+        print(f"FAIL never reached: {model}, {process}, line {line}: {source[line - 1].strip()}")
     if every and not missed:
         print(f"ok coverage: all {len(every)} lines with statements were reached")
     return not missed
 
 
 def chosen(args):
-    configs = PROTOCOL + FAULTS
+    configs = PROTOCOL + FAULTS + PAGE
     if args.only:
         configs = [c for c in configs if re.search(args.only, c.name)]
     elif not args.long:
@@ -316,8 +327,8 @@ def run_all(configs, base, whole):
         say(f"[{number_}/{len(configs)}] {config.name}: {' '.join(config.flags)}")
         good, lines, hit = run_one(config, base)
         bad += not good
-        every |= lines
-        reached |= hit
+        every |= {(config.model, *line) for line in lines}
+        reached |= {(config.model, *line) for line in hit}
     if whole:
         bad += not check_coverage(every, reached)
     total = len(configs) + whole
