@@ -83,6 +83,19 @@ static inline bool apf_touch(u64 gva, u64 *value)
 	return !skipped;
 }
 
+/* The same, a write */
+static inline bool apf_touch_write(u64 gva)
+{
+	u64 skipped;
+
+	asm volatile("lea 1f(%%rip), %%r11\n\t"
+		     "movl $1, 8(%[p])\n\t"
+		     "xor %%r11d, %%r11d\n"
+		     "1: mov %%r11, %[s]"
+		     : [s] "=r" (skipped) : [p] "r" (gva) : "r11", "memory");
+	return !skipped;
+}
+
 /* struct kvm_vcpu_pv_apf_data */
 struct apf_area {
 	u32 flags;

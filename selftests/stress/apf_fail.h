@@ -4,6 +4,7 @@
 #define APF_FAIL_H
 
 #include "apf_step.h"
+#include "apf-tokens.h"
 
 /* The guest says */
 enum fail_say {
@@ -22,11 +23,8 @@ struct apf_fail {
 	u64 most;		/* announcements that the guest has patience for */
 
 	/* written by the guest */
-	u64 announced, ready, wakes;
+	struct apf_tokens t;
 	u64 turns;		/* of waiting for one of these */
-	u64 unknown;		/* tokens of no announcement */
-	u64 nr_out;
-	u32 out[APF_MAX_OUT];
 };
 
 struct ex_regs;

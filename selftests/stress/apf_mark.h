@@ -6,6 +6,7 @@
 #include <asm/kvm_apf.h>
 
 #include "apf_step.h"
+#include "apf-tokens.h"
 
 #define MARK_HOLE	0x70000000ull	/* GVA that is not mapped */
 #define TOUCH_BYTES	8		/* from apf_touch()'s access to what follows, at most */
@@ -38,19 +39,16 @@ struct apf_mark {
 	u64 nmis;		/* one in each handler of a #PF, ahead of its look at what it is */
 
 	/* written by the guest */
+	struct apf_tokens t;
 	u64 checks;
-	u64 announced, ready, wakes;
 	u64 forbidden;		/* events where the guest cannot sleep */
 	u64 invented;		/* events that were faults of the guest's own */
 	u64 missed;		/* faults of nobody: events that were not taken for one */
 	u64 faults;		/* of an NMI's handler */
 	u64 nmis_taken;
 	u64 elsewhere;		/* events and faults outside of apf_touch() */
-	u64 unknown;		/* tokens of no announcement */
 	u64 wrong_page;
 	u64 detours;
-	u64 nr_out;
-	u32 out[APF_MAX_OUT];
 };
 
 struct ex_regs;

@@ -12,7 +12,6 @@
 #include "apf_mark.h"
 #include "user-mode.h"
 
-#define EOI_MSR		(APIC_BASE_MSR + (APIC_EOI >> 4))
 #define ICR_MSR		(APIC_BASE_MSR + (APIC_ICR >> 4))
 #define ENABLE		(KVM_ASYNC_PF_ENABLED | KVM_ASYNC_PF_DELIVERY_AS_INT)
 #define DETOUR_TURNS	100
@@ -42,48 +41,16 @@ static struct apf_area *area(void)
 
 /* --- handlers ------------------------------------------------------------------ */
 
-static void token_came(u32 token)
-{
-	u64 i;
-
-	if (token == APF_WAKE_ALL) {
-		apf_mark->wakes++;
-		return;
-	}
-	for (i = 0; i < apf_mark->nr_out && apf_mark->out[i] != token; i++)
-		;
-	if (i == apf_mark->nr_out) {
-		apf_mark->unknown++;
-		return;
-	}
-	apf_mark->out[i] = apf_mark->out[--apf_mark->nr_out];
-	apf_mark->ready++;
-}
-
 void apf_mark_ready(struct ex_regs *regs)
 {
-	u32 token = READ_ONCE(area()->token);
-
 	(void)regs;
-	wrmsr(EOI_MSR, 0);
-	WRITE_ONCE(area()->token, 0);
-	if (token)
-		token_came(token);
-	wrmsr(MSR_KVM_ASYNC_PF_ACK, 1);
-}
-
-static u64 read_cr2(void)
-{
-	u64 cr2;
-
-	asm volatile("mov %%cr2, %0" : "=r" (cr2));
-	return cr2;
+	apf_token_take(&apf_mark->t, area());
 }
 
 /* Faults, as one does that is interrupted while it reads user memory, say. */
 void apf_mark_nmi(struct ex_regs *regs)
 {
-	u64 cr2 = read_cr2(), value;
+	u64 cr2 = apf_read_cr2(), value;
 
 	(void)regs;
 	apf_mark->nmis_taken++;
@@ -112,15 +79,13 @@ static void announced(struct ex_regs *regs, u64 token)
 {
 	GUEST_ASSERT(token == (u32)token);
 	apf_mark->forbidden += !can_sleep(regs);
-	GUEST_ASSERT(apf_mark->nr_out < APF_MAX_OUT);
-	apf_mark->out[apf_mark->nr_out++] = token;
-	apf_mark->announced++;
+	apf_token_announced(&apf_mark->t, token);
 }
 
 /* apf_touch() goes on at regs->r11. */
 void apf_mark_fault(struct ex_regs *regs)
 {
-	u64 cr2 = read_cr2();
+	u64 cr2 = apf_read_cr2();
 
 	if (apf_mark->nmis && !in_nmi)
 		wrmsr(ICR_MSR, APIC_DM_NMI);	/* to itself */
@@ -213,7 +178,7 @@ static bool touch(u64 page)
 
 static void wait_for_ready(void)
 {
-	while (READ_ONCE(apf_mark->ready) < READ_ONCE(apf_mark->announced) &&
+	while (READ_ONCE(apf_mark->t.ready) < READ_ONCE(apf_mark->t.announced) &&
 	       !READ_ONCE(apf_mark->step.stop))
 		;
 }
@@ -231,7 +196,7 @@ static void enable(void)
 static void one_page(void)
 {
 	asm volatile("sti");
-	while (!READ_ONCE(apf_mark->wakes) && !READ_ONCE(apf_mark->step.stop))
+	while (!READ_ONCE(apf_mark->t.wakes) && !READ_ONCE(apf_mark->step.stop))
 		;
 	apf_ask(MARK_READY);
 	if (apf_mark->guest == MARK_USER || apf_mark->guest == MARK_MASKED)
@@ -250,7 +215,7 @@ static void storm(void)
 	u64 page;
 
 	asm volatile("sti");
-	while (!READ_ONCE(apf_mark->wakes))
+	while (!READ_ONCE(apf_mark->t.wakes))
 		;
 	user_mode_enter();
 	while (!READ_ONCE(me()->stop)) {

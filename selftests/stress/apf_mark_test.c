@@ -52,11 +52,11 @@ static struct kvm_vcpu *vcpu_of(struct step *s)
 	return s->a.v[0].vcpu;
 }
 
-static void hide(struct kvm_vcpu *vcpu)
+static void hide(struct kvm_vcpu *vcpu, unsigned int feature)
 {
 	struct kvm_cpuid_entry2 *entry = vcpu_get_cpuid_entry(vcpu, KVM_CPUID_FEATURES);
 
-	entry->eax &= ~BIT(KVM_FEATURE_ASYNC_PF_MARK);
+	entry->eax &= ~BIT(feature);
 	vcpu_set_cpuid(vcpu);
 }
 
@@ -96,6 +96,7 @@ static void msr(void)
 
 	begin(s, MARK_ABI);
 	vcpu = vcpu_of(s);
+	hide(vcpu, KVM_FEATURE_ASYNC_PF_FAIL);	/* apf_report_test has its bit */
 	ok = goes_to(s, MARK_DONE) && listed();
 	en = vcpu_get_msr(vcpu, MSR_KVM_ASYNC_PF_EN);
 	orders = loads(vcpu, MSR_KVM_ASYNC_PF_EN, en | KVM_ASYNC_PF_SEND_ALWAYS) &&
@@ -122,7 +123,7 @@ static void msr_hidden(void)
 	bool ok, refused;
 
 	begin(s, MARK_HIDDEN);
-	hide(vcpu_of(s));
+	hide(vcpu_of(s), KVM_FEATURE_ASYNC_PF_MARK);
 	ok = goes_to(s, MARK_DONE);
 	/* But VMMs that save and load all there is need not know. */
 	refused = _vcpu_set_msr(vcpu_of(s), MSR_KVM_ASYNC_PF_EXT, KVM_ASYNC_PF_EXT_MARK) != 1 &&
@@ -160,18 +161,18 @@ static void one_page(enum mark_guest guest, u64 events)
 	ok = ok && goes_to(s, MARK_READY);
 	go(s);
 	limit = now_ms() + patience_ms();
-	while (READ_ONCE(of(s)->announced) < events && now_ms() < limit)
+	while (READ_ONCE(of(s)->t.announced) < events && now_ms() < limit)
 		sleep_ms(1);
 	ok = ok && hear(s, quiet_ms(events)) == STEP_NOTHING;
-	announced = READ_ONCE(of(s)->announced);
+	announced = READ_ONCE(of(s)->t.announced);
 	apf_vm_give(&s->a, 0, 0);
 	ok = hears(s, MARK_DONE) && ok;
 	flags = flags_of(&s->a);
-	tell(ok && announced == events && of(s)->announced == events && of(s)->ready == events &&
-	     !of(s)->forbidden && !of(s)->missed && flags == MARK_PATTERN && !of(s)->unknown &&
-	     !of(s)->wrong_page && !of(s)->step.failed,
+	tell(ok && announced == events && of(s)->t.announced == events &&
+	     of(s)->t.ready == events && !of(s)->t.unknown && !of(s)->forbidden &&
+	     !of(s)->missed && flags == MARK_PATTERN && !of(s)->wrong_page && !of(s)->step.failed,
 	     "announced %lu ready %lu forbidden %lu missed %lu flags %x failed_line %lu",
-	     of(s)->announced, of(s)->ready, of(s)->forbidden, of(s)->missed, flags,
+	     of(s)->t.announced, of(s)->t.ready, of(s)->forbidden, of(s)->missed, flags,
 	     of(s)->step.failed);
 	step_free(s);
 }
@@ -307,8 +308,8 @@ static void storm(bool legacy, bool nmis, bool meddles)
 
 static bool sound(void)
 {
-	return mark->announced && mark->announced == mark->ready && !mark->forbidden &&
-	       !mark->invented && !mark->missed && !mark->unknown && !mark->elsewhere &&
+	return mark->t.announced && mark->t.announced == mark->t.ready && !mark->t.unknown &&
+	       !mark->forbidden && !mark->invented && !mark->missed && !mark->elsewhere &&
 	       (mark->legacy || flags_of(&storm_vm) == MARK_PATTERN);
 }
 
@@ -316,8 +317,8 @@ static void tell_storm(bool ok)
 {
 	tell(ok && !mark->wrong_page && !storm_vm.stalled,
 	     "touched %lu announced %lu ready %lu forbidden %lu invented %lu missed %lu elsewhere %lu unknown %lu flags %x wrong_page %lu nmis %lu faults %lu exposed %lu reinjected %lu detours %lu at_access %lu stalled %lu",
-	     storm_vm.v[0].g->touched, mark->announced, mark->ready, mark->forbidden,
-	     mark->invented, mark->missed, mark->elsewhere, mark->unknown, flags_of(&storm_vm),
+	     storm_vm.v[0].g->touched, mark->t.announced, mark->t.ready, mark->forbidden,
+	     mark->invented, mark->missed, mark->elsewhere, mark->t.unknown, flags_of(&storm_vm),
 	     mark->wrong_page, mark->nmis_taken, mark->faults, now.exposed, now.reinjected,
 	     mark->detours, now.at_access, storm_vm.stalled);
 	apf_vm_free(&storm_vm);
@@ -328,7 +329,7 @@ static void nmis(void)
 {
 	storm(false, true, false);
 	tell_storm(sound() && mark->faults == mark->nmis_taken &&
-		   mark->nmis_taken == mark->announced);
+		   mark->nmis_taken == mark->t.announced);
 }
 
 /* The control: told by the flags, the guest takes the one for the other. */

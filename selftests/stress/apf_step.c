@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Tests of asynchronous page faults that move by steps; see apf_step.h. */
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -188,6 +190,45 @@ bool pause_vcpu(struct step *s)
 	WRITE_ONCE(s->a.v[0].vcpu->run->immediate_exit, 0);
 	s->pause = false;
 	return i < 200;
+}
+
+/* --- pages ---------------------------------------------------------------------- */
+
+static struct uffdio_range range_of(struct step *s)
+{
+	return (struct uffdio_range){ (u64)s->a.v[0].pages, STEP_PAGES * PAGE_SIZE };
+}
+
+void watch_pages(struct step *s)
+{
+	struct uffdio_register reg = {
+		.range = range_of(s),
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	if (ioctl(s->a.uffd, UFFDIO_REGISTER, &reg))
+		die("UFFDIO_REGISTER: %s", strerror(errno));
+}
+
+void wake_waiters(struct step *s)
+{
+	struct uffdio_range range = range_of(s);
+
+	if (ioctl(s->a.uffd, UFFDIO_WAKE, &range))
+		die("UFFDIO_WAKE: %s", strerror(errno));
+}
+
+bool awaited(struct step *s, unsigned int ms)
+{
+	u64 limit = now_ms() + ms;
+	struct uffd_msg msg;
+
+	do {
+		if (read(s->a.uffd, &msg, sizeof(msg)) == sizeof(msg))
+			return true;
+		sleep_ms(1);
+	} while (now_ms() < limit);
+	return false;
 }
 
 /* --- the VM ------------------------------------------------------------------- */

@@ -64,6 +64,13 @@ bool goes_to(struct step *s, u32 what);
 /* Out of KVM_RUN, wherever the guest is; false if it cannot be brought out. */
 bool pause_vcpu(struct step *s);
 
+/* userfaultfd, for tests that map something else over the pages: their holes are its */
+void watch_pages(struct step *s);
+/* Somebody waits for a page; false: nobody, in that time. */
+bool awaited(struct step *s, unsigned int ms);
+/* Those who wait for a page look again. */
+void wake_waiters(struct step *s);
+
 /* How long to wait for what should come, and for what should not, in milliseconds */
 unsigned int patience_ms(void);
 unsigned int quiet_ms(bool computing);
