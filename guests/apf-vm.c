@@ -23,7 +23,6 @@
 #include "apf-vm.h"
 #include "post-vm.h"
 
-#define PAGES_SLOT	1
 #define PAGES_GPA	0x20000000ull
 #define PAGES_GVA	0x20000000ull
 #define AREAS_SLOT	2
@@ -417,7 +416,8 @@ void apf_vm_create(struct apf_vm *a, const struct apf_setup *cfg)
 		vm_enable_dirty_ring(a->vm, cfg->dirty_ring);
 	for (i = 0; i < cfg->nr_vcpus; i++)
 		vcpus[i] = vm_vcpu_add(a->vm, i, cfg->guest_main ?: apf_guest_main);
-	vm_userspace_mem_region_add(a->vm, VM_MEM_SRC_ANONYMOUS, PAGES_GPA, PAGES_SLOT, n, 0);
+	vm_userspace_mem_region_add(a->vm, VM_MEM_SRC_ANONYMOUS, PAGES_GPA, PAGES_SLOT, n,
+				    cfg->pages_flags);
 	vm_userspace_mem_region_add(a->vm, cfg->areas_shared ? VM_MEM_SRC_SHMEM :
 				    VM_MEM_SRC_ANONYMOUS, AREAS_GPA, AREAS_SLOT,
 				    cfg->nr_vcpus, 0);

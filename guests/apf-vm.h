@@ -15,6 +15,8 @@
 #include "apf-guest.h"
 #include "messages.h"
 
+#define PAGES_SLOT	1	/* the pages' memslot */
+
 struct apf_host_vcpu;
 
 struct apf_setup {
@@ -31,6 +33,7 @@ struct apf_setup {
 	u64 stall_ms;		/* nothing moves for so long: tokens are lost; 0: by vendor */
 	bool areas_shared;	/* the areas are a memfd, a->areas->fd */
 	u32 dirty_ring;		/* bytes, 0: no ring */
+	u32 pages_flags;	/* of the pages' memslot */
 	/* Another guest, called like apf_guest_main(), or NULL */
 	void (*guest_main)(u64 vcpu);
 	u64 kick_max;		/* apf_vm_run() signals vCPU 0 after 0 to so many ticks, 0: not */

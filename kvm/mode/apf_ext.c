@@ -19,9 +19,21 @@ bool kvm_apf_has_ext(struct kvm_vcpu *vcpu)
 	       vcpu->arch.pv_cpuid.features & BIT(KVM_FEATURE_ASYNC_PF_MARK);
 }
 
+/* What the guest's features name, with what that needs. */
+static bool valid(struct kvm_vcpu *vcpu, u64 data)
+{
+	u64 known = KVM_ASYNC_PF_EXT_MARK;
+
+	if (data & KVM_ASYNC_PF_EXT_MARK &&
+	    vcpu->arch.pv_cpuid.features & BIT(KVM_FEATURE_ASYNC_PF_FAIL))
+		known |= KVM_ASYNC_PF_EXT_FAIL;
+
+	return !(data & ~known);
+}
+
 int kvm_apf_set_ext(struct kvm_vcpu *vcpu, u64 data, bool host_initiated)
 {
-	if (data & ~KVM_ASYNC_PF_EXT_MARK)
+	if (!valid(vcpu, data))
 		return -EINVAL;
 
 	if (!host_initiated && vcpu->arch.apf.msr_en_val & KVM_ASYNC_PF_ENABLED)
