@@ -32,7 +32,6 @@
 #define SMRAM_SLOT	(BIT(16) | 3)
 #define SMRAM_GPA	0x10000000ull
 #define SMRAM_PAGES	16	/* per vCPU */
-#define SMRAM_HANDLER	0x8000	/* from SMBASE; APM volume 2, "SMM Execution Environment" */
 #define SMRAM_COUNT	0x7000	/* from SMBASE, u16: SMIs taken */
 #define LAPIC_ISR	0x100	/* SDM volume 3A, "Local APIC Register Address Map" */
 #define POLL_MS		20

@@ -16,6 +16,7 @@
 #include "messages.h"
 
 #define PAGES_SLOT	1	/* the pages' memslot */
+#define SMRAM_HANDLER	0x8000	/* from SMBASE; APM volume 2, "SMM Execution Environment" */
 
 struct apf_host_vcpu;
 

@@ -70,6 +70,7 @@ DYNAMIC = {"vmx": {
                              r"wrong [1-9]"),
     "apf-ack-hidden": ("", "apf_abi_test -c hidden", r"not ok"),
     "apf-ack-unfiltered": ("", "apf_vmm_test -d 60 -c 'MSR filter'", r"not ok"),
+    "apf-fail-mmio": ("", "apf_report_test -d 1000 -c 'MMIO before'", r"not ok"),
     "apf-announced-early": ("", "apf_nested_test -d 1000 -n 6000 -c saved",
                            r"exposed [1-9]|a #PF in L2"),
 }, "svm": {
@@ -106,6 +107,8 @@ DYNAMIC = {"vmx": {
     "apf-fail-page-tables": ("", "apf_report_test -d 60 -c 'page of page tables'", r"not ok"),
     "apf-fail-in-delivery": ("", "apf_report_test -d 60 -c 'delivery'", r"not ok"),
     "apf-fail-by-worker": ("", "apf_report_test -d 60 -c 'user mode, read'", r"elsewhere [1-9]"),
+    "apf-fail-in-smm": ("", "apf_report_test -d 60 -c SMM", r"not ok"),
+    "apf-fail-in-l2": ("", "apf_report_test -d 60 -c L2", r"not ok"),
     "apf-fail-kept": ("", "apf_report_test -d 60 -n 3000 -c 'brought back'", r"stale [1-9]"),
 }, "avic": {
     "apf-restore-sleeps": ("", "apf_migrate_test -d 1000 -n 8 -c 'live, one'", r"(?:lost|stalled) [1-9]"),

@@ -26,6 +26,8 @@ enum report_access {
 	REPORT_FETCH,
 	REPORT_TABLES,		/* by the walk of the page tables, one of which it is */
 	REPORT_DELIVERY,	/* by the delivery of an exception, as its stack */
+	REPORT_L2,		/* a read by L2 */
+	REPORT_SMM,		/* a read by the handler of an SMI, which the host sends */
 };
 
 enum report_where {
@@ -45,6 +47,7 @@ struct apf_report {
 	u64 addresses;		/* CR2 is known */
 	u64 storm;
 	u64 vcpus;		/* several: REPORT_TOGETHER accesses by each */
+	u64 nested;		/* GVA of struct vmx_pages, struct svm_test_data */
 	u64 gone;		/* the page: changed while the vCPU is out of the guest */
 
 	/* written by the guest */

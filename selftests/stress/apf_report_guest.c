@@ -8,8 +8,11 @@
 #include "apic.h"
 #include "kvm_util.h"
 #include "processor.h"
+#include "svm_util.h"
+#include "vmx.h"
 
 #include "apf_report.h"
+#include "l2-setup.h"
 #include "user-mode.h"
 
 #define ENABLE		(KVM_ASYNC_PF_ENABLED | KVM_ASYNC_PF_DELIVERY_AS_INT)
@@ -96,6 +99,32 @@ static bool fetch(u64 gva)
 	return false;
 }
 
+static u64 l2_stack[512];
+
+static void l2_main(void)
+{
+	u64 value;
+
+	apf_touch(me()->pages, &value);
+	GUEST_FAIL("L2 has gone on");
+}
+
+static void enter_l2(void)
+{
+	void *pages = (void *)apf_report->nested, *top = &l2_stack[ARRAY_SIZE(l2_stack) - 1];
+
+	if (host_cpu_is_intel) {
+		GUEST_ASSERT(prepare_for_vmx_operation(pages) && load_vmcs(pages));
+		l2_vmx_setup(pages, l2_main, top);
+		GUEST_ASSERT(!vmlaunch());
+	} else {
+		l2_svm_setup(pages, l2_main, top);
+		run_guest(((struct svm_test_data *)pages)->vmcb,
+			  ((struct svm_test_data *)pages)->vmcb_gpa);
+	}
+	GUEST_FAIL("L2 has exited");
+}
+
 static bool access_page(void)
 {
 	u64 value = 0;
@@ -107,6 +136,12 @@ static bool access_page(void)
 		return fetch(me()->pages);
 	case REPORT_DELIVERY:
 		asm volatile("ud2");
+		return false;
+	case REPORT_L2:
+		enter_l2();
+		return false;
+	case REPORT_SMM:	/* not by this */
+		cpu_relax();
 		return false;
 	}
 	if (!apf_touch(accessed(), &value))

@@ -15,6 +15,8 @@
 
 #include "kvm_util.h"
 #include "processor.h"
+#include "svm_util.h"
+#include "vmx.h"
 
 #include "apf_report.h"
 #include "stress.h"
@@ -33,6 +35,7 @@ struct report_case {
 	enum report_where where;
 	u64 ext;
 	u32 flags;		/* of the memslot */
+	bool smm;		/* there is SMRAM */
 };
 
 static const struct report_case usual = {
@@ -92,19 +95,26 @@ static void resize(struct apf_report *r, int fd, u64 pages)
 	WRITE_ONCE(r->gone, !pages);
 }
 
-/* The guest is about to access its page, which is that of a file; false: it did not come so far. */
-static bool begin(struct step *s, const struct report_case *c, u64 pages, int *fd)
+/* A VM with a guest that is to access its page, which is that of a file */
+static void create(struct step *s, const struct report_case *c, u64 pages, int *fd)
 {
 	struct apf_setup setup = {
 		.name = "apf_report",
 		.guest_main = apf_report_main,
 		.pages_flags = c->flags,
+		.what = c->smm ? APF_DO_SMI : 0,
 	};
 
 	step_create(s, setup);
 	s->shared = setup_guest(&s->a, c);
 	*fd = map_file(&s->a, pages);
 	of(s)->gone = !pages;
+}
+
+/* The guest is about to access it; false: it did not come so far. */
+static bool begin(struct step *s, const struct report_case *c, u64 pages, int *fd)
+{
+	create(s, c, pages, fd);
 	return goes_to(s, REPORT_BEGUN);
 }
 
@@ -351,6 +361,88 @@ static void delivery(void)
 	*(u64 *)((char *)addr_gva2hva(s->a.vm, sregs.tr.base) + TSS_RSP0) =
 		s->a.v[0].g->pages + PAGE_SIZE;
 	faults(s, ok, true);
+}
+
+static void in_l2(void)
+{
+	struct report_case c = usual;
+	struct step *s = &step;
+	gva_t nested;
+	bool ok;
+	int fd;
+
+	c.access = REPORT_L2;
+	c.where = REPORT_MASKED;
+	if (!kvm_cpu_has(X86_FEATURE_VMX) && !kvm_cpu_has(X86_FEATURE_SVM)) {
+		tell(true, "KVM has no nested virtualization here: load it with nested=1");
+		return;
+	}
+	create(s, &c, 0, &fd);
+	if (host_cpu_is_intel)
+		vcpu_alloc_vmx(s->a.vm, &nested);
+	else
+		vcpu_alloc_svm(s->a.vm, &nested);
+	of(s)->nested = nested;
+	ok = goes_to(s, REPORT_BEGUN);
+	faults(s, ok, true);
+}
+
+/* mov PAGE, %eax; rsm: 16-bit code, with an address of 32 bits */
+static void smm_reads(struct step *s)
+{
+	u8 code[] = { 0x67, 0x66, 0xa1, 0, 0, 0, 0, 0x0f, 0xaa };
+	struct kvm_userspace_memory_region2 *r = &memslot2region(s->a.vm, PAGES_SLOT)->region;
+	u32 gpa = r->guest_phys_addr;
+
+	memcpy(code + 3, &gpa, sizeof(gpa));
+	memcpy(addr_gpa2hva(s->a.vm, vcpu_get_msr(vcpu_of(s), MSR_IA32_SMBASE) + SMRAM_HANDLER),
+	       code, sizeof(code));
+	/* SMM has an address space of its own. */
+	if (__vm_set_user_memory_region2(s->a.vm, BIT(16) | PAGES_SLOT, KVM_MEM_ASYNC_PF_FAIL,
+					 gpa, PAGE_SIZE, s->a.v[0].pages, 0, 0))
+		die("no memslot of SMM's: %s", strerror(errno));
+}
+
+static void in_smm(void)
+{
+	struct report_case c = usual;
+	struct step *s = &step;
+	bool ok;
+	int fd;
+
+	c.access = REPORT_SMM;
+	c.where = REPORT_MASKED;
+	c.smm = true;
+	ok = begin(s, &c, 0, &fd);
+	smm_reads(s);
+	vcpu_ioctl(vcpu_of(s), KVM_SMI, NULL);
+	faults(s, ok, true);
+}
+
+/* The guest has read it, and got what userspace gave; then there is memory, without a page. */
+static void mmio_before(void)
+{
+	struct step *s = &step;
+	struct kvm_userspace_memory_region2 *r;
+	bool ok, mmio;
+	int fd;
+
+	ok = begin(s, &usual, 0, &fd);
+	of(s)->gone = 0;
+	of(s)->addresses = 0;
+	r = &memslot2region(s->a.vm, PAGES_SLOT)->region;
+	__vm_set_user_memory_region2(s->a.vm, PAGES_SLOT, r->flags, r->guest_phys_addr, 0, NULL,
+				     0, 0);
+	go(s);
+	mmio = hear(s, patience_ms()) == STEP_LEFT &&
+	       vcpu_of(s)->run->exit_reason == KVM_EXIT_MMIO;
+	memset(vcpu_of(s)->run->mmio.data, 0, sizeof(vcpu_of(s)->run->mmio.data));
+	ok = ok && mmio && goes_to(s, REPORT_DONE) && of(s)->there == 1;
+	__vm_set_user_memory_region2(s->a.vm, PAGES_SLOT, r->flags, r->guest_phys_addr,
+				     r->memory_size, (void *)r->userspace_addr, 0, 0);
+	of(s)->gone = 1;
+	ok = ok && goes_to(s, REPORT_DONE) && of(s)->failed[0] == 1;
+	tell_access(s, ok);
 }
 
 /* Reads are told of, writes are userspace's, as they always are. */
@@ -643,6 +735,9 @@ static const struct step_case cases[] = {
 	{ "guest that has not asked", not_asked_for },
 	{ "page of page tables", page_tables },
 	{ "delivery of an exception", delivery },
+	{ "L2", in_l2 },
+	{ "SMM", in_smm },
+	{ "memory that was MMIO before", mmio_before },
 	{ "memslot that may only be read", read_only_slot },
 	{ "memory error of the host", poison },
 	{ "two vCPUs at one page", two_vcpus },
