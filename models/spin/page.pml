@@ -7,13 +7,22 @@
  *
  * What is done with async_pf.lock held is one step, and so is what only the vCPU's
  * thread touches: memory is sequentially consistent.  All the guest's events come: the
- * place of the token is free, its vector named.  Their sending is protocol.pml's matter.
+ * place of the token is free, its vector named.  No injection is broken off.
  *
+ * -DNP: the smallest bounds, for a search for whoever never gets on.
  * -DSTAYS: userspace leaves the vCPU where it is.  -DFAULT_...: something is wrong; run.py names the property that finds it.
  */
+#ifndef NP
 #define ROUNDS	2	/* accesses of the guest */
-#define CHANGES	3	/* of the page, by the host */
+#ifndef CHANGES
+#define CHANGES	2	/* of the page, by the host */
+#endif
 #define RETURNS	2	/* of KVM_RUN */
+#else
+#define ROUNDS	1
+#define CHANGES	1
+#define RETURNS	0
+#endif
 #define WORKS	5	/* attempts to get the page asynchronously, at most */
 
 /* The page, for get_user_pages() */
@@ -79,11 +88,13 @@ proctype worker(byte w)
 	}
 #endif
 	listed[w] = true;			/* the lock */
+#ifndef FAULT_NO_REQUEST
 	request = true;
+#endif
 #ifndef FAULT_SENT_FIRST
-	atomic {				/* the lock */
+	atomic {				/* the lock: what is on the list */
 		if
-		:: announced[w] && !sent[w] -> sent[w] = true; irqs++
+		:: listed[w] && announced[w] && !sent[w] -> sent[w] = true; irqs++
 		:: else
 		fi
 	}
@@ -102,17 +113,34 @@ proctype host()
 		:: page == AWAY -> page = GONE
 		:: page == GONE -> page = HERE; failures = 0
 		:: page == HERE -> page = GONE; kept_here = false
-		:: page == HERE && n + 1 < CHANGES -> page = AWAY; kept_here = false
+		:: page == HERE -> page = AWAY; kept_here = false
 		fi;
 		n++
 	   }
+	:: atomic { n == CHANGES && page == AWAY -> page = HERE; failures = 0 }
 	:: page != AWAY -> break		/* it comes, or it does not, for good */
 	od
+}
+
+/* Another page of the vCPU's */
+proctype other()
+{
+	request = true
 }
 
 /* kvm_apf_process(), of attempt i */
 inline process(i)
 {
+	atomic {				/* apf_send_own(): the lock */
+		if
+#ifdef FAULT_SENT_TWICE
+		:: exists[i] && listed[i] && announced[i] -> sent[i] = true; irqs++
+#else
+		:: exists[i] && listed[i] && announced[i] && !sent[i] -> sent[i] = true; irqs++
+#endif
+		:: else
+		fi
+	}
 	if					/* kvm_arch_async_page_ready(), apf_map_pages() */
 	:: exists[i] && listed[i] && !mapped[i] ->
 #ifndef FAULT_FAILURE_FORGOTTEN
@@ -127,18 +155,13 @@ inline process(i)
 		fi
 	:: else
 	fi;
-	atomic {				/* apf_send_own(): the lock */
-		if
-#ifdef FAULT_SENT_TWICE
-		:: exists[i] && listed[i] && announced[i] -> sent[i] = true; irqs++
-#else
-		:: exists[i] && listed[i] && announced[i] && !sent[i] -> sent[i] = true; irqs++
-#endif
-		:: else
-		fi
-	}
 	if					/* kvm_check_async_pf_completion() */
+#ifdef FAULT_DEQUEUED_UNSENT
+	:: exists[i] && listed[i] && mapped[i] ->
+#else
 	:: exists[i] && listed[i] && mapped[i] && (!announced[i] || sent[i]) ->
+#endif
+		listed[i] = false;		/* the lock */
 		ended[i];
 		exists[i] = false;
 #ifndef FAULT_NOT_FORGOTTEN
@@ -223,7 +246,7 @@ inline fault()
 		if
 		:: page == HERE -> there()	/* it is by now */
 		:: page != HERE && frame != NONE ->
-			listed[frame]		/* KVM_REQ_APF_HALT, until a page is ready */
+			listed[frame]		/* KVM_REQ_APF_HALT, until the page is ready */
 		:: page != HERE && frame == NONE ->
 			assert(B0_bound || begun < WORKS);
 			w = begun;
@@ -257,6 +280,7 @@ active proctype vcpu()
 	byte w, left = RETURNS;
 
 	run host();
+	run other();
 	kept_here = page == HERE;
 	do
 	:: accesses < ROUNDS || tokens || !at_access ->

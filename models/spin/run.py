@@ -124,12 +124,15 @@ FAULTS = [
 ]
 
 # At rest everybody is at their end here: Spin says who is not.
-PAGE = [Config("page", [], "ok", model="page.pml")] + [
+PAGE = [Config("page", [], "ok", model="page.pml"),
+        Config("page-changes", ["CHANGES=3"], "ok", True, "page.pml"),
+        Config("page-gets-on", ["NP"], "ok", model="page.pml")] + [
     Config(f"fault-{name.lower().replace('_', '-')}", [f"FAULT_{name}", *more], expect, model="page.pml")
     for name, more, expect in (
         ("JUDGED_ONCE", [], "A1"), ("FAIL_BY_WORKER", [], "A1"), ("MODE_JUDGED_ONCE", [], "A2"),
         ("SENT_TWICE", [], "A3"), ("FAILURE_KEPT", ["STAYS"], "A4"), ("NOT_FORGOTTEN", [], "A5"),
-        ("FAILURE_FORGOTTEN", [], "A6"), ("SENT_FIRST", [], "end"))]
+        ("FAILURE_FORGOTTEN", [], "A6"), ("SENT_FIRST", [], "end"), ("DEQUEUED_UNSENT", [], "end"),
+        ("NO_REQUEST", ["NP"], "stuck"))]
 
 Result = namedtuple("Result", "found states depth megabytes seconds every reached text")
 
@@ -170,7 +173,7 @@ def build(config, work):
     if status or "rror" in out or not (work / "pan.c").exists():
         raise Failure(f"spin: {out.strip()}")
     options = ["-DCOLLAPSE", "-DVECTORSZ=1024", f"-DMEMLIM={MEGABYTES}"]
-    options += [] if "LTL" in config.flags else ["-DSAFETY"]
+    options += ["-DNP"] if "NP" in config.flags else [] if "LTL" in config.flags else ["-DSAFETY"]
     options += ["-DNOREDUCE"] if "NOREDUCE" in config.flags else []
     optimize = "-O1" if config.expect == "ok" else "-O0"    # short searches
     status, out = run(["gcc", optimize, "-w", *options, "-o", "pan", "pan.c"], work)
@@ -191,6 +194,8 @@ def violation(text):
         return "ok"
     if match := re.search(r"assertion violated \(?\(?([PAB]\d)_", text):
         return match[1]
+    if "non-progress cycle" in text:
+        return "stuck"
     if "acceptance cycle" in text:
         return "rests"
     if "invalid end state" in text:
@@ -243,7 +248,7 @@ def verify(config, work):
     kind = "fault" if config.expect != "ok" else "long" if config.long else "quick"
     options = [f"-m{DEPTH[kind]}", f"-w{HASH[kind]}"]
     options += ["-E"] if config.model == "protocol.pml" else []     # it looks for itself
-    options += ["-a"] if "LTL" in config.flags else []
+    options += ["-a"] if "LTL" in config.flags else ["-l", "-f"] if "NP" in config.flags else []
     start = time.monotonic()
     _, text = run(["./pan", *options], work)
     seconds = time.monotonic() - start
