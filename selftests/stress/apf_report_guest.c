@@ -223,8 +223,10 @@ static void together(u64 vcpu)
 	__atomic_add_fetch(&apf_report->arrived, 1, __ATOMIC_SEQ_CST);
 	while (READ_ONCE(apf_report->arrived) < apf_report->vcpus)
 		;
-	for (i = 0; i < REPORT_TOGETHER; i++)
+	for (i = 0; i < REPORT_TOGETHER; i++) {
 		access_to_the_end(vcpu);
+		apf_guest_vcpus[vcpu].touched++;
+	}
 }
 
 void apf_report_main(u64 vcpu)

@@ -218,7 +218,7 @@ static void truncated_meanwhile(void)
 	ok = begin(s, &usual, 1, &fd);
 	watch_pages(s);
 	go(s);
-	ok = ok && awaited(s, patience_ms());
+	ok = ok && awaited(s, patience_ms()) && counts_to(&of(s)->t.announced, 1);
 	resize(of(s), fd, 0);
 	wake_waiters(s);
 	ok = ok && hears(s, REPORT_DONE) && of(s)->failed[0] == 1;
@@ -374,7 +374,7 @@ static void in_l2(void)
 	c.access = REPORT_L2;
 	c.where = REPORT_MASKED;
 	if (!kvm_cpu_has(X86_FEATURE_VMX) && !kvm_cpu_has(X86_FEATURE_SVM)) {
-		tell(true, "KVM has no nested virtualization here: load it with nested=1");
+		skip("KVM has no nested virtualization here: load it with nested=1");
 		return;
 	}
 	create(s, &c, 0, &fd);
@@ -429,17 +429,20 @@ static void mmio_before(void)
 
 	ok = begin(s, &usual, 0, &fd);
 	of(s)->gone = 0;
-	of(s)->addresses = 0;
+	if (get_kvm_param_bool("mmio_caching"))
+		of(s)->addresses = 0;
 	r = &memslot2region(s->a.vm, PAGES_SLOT)->region;
-	__vm_set_user_memory_region2(s->a.vm, PAGES_SLOT, r->flags, r->guest_phys_addr, 0, NULL,
-				     0, 0);
+	if (__vm_set_user_memory_region2(s->a.vm, PAGES_SLOT, r->flags, r->guest_phys_addr, 0,
+					 NULL, 0, 0))
+		die("the memslot stays: %s", strerror(errno));
 	go(s);
 	mmio = hear(s, patience_ms()) == STEP_LEFT &&
 	       vcpu_of(s)->run->exit_reason == KVM_EXIT_MMIO;
 	memset(vcpu_of(s)->run->mmio.data, 0, sizeof(vcpu_of(s)->run->mmio.data));
 	ok = ok && mmio && goes_to(s, REPORT_DONE) && of(s)->there == 1;
-	__vm_set_user_memory_region2(s->a.vm, PAGES_SLOT, r->flags, r->guest_phys_addr,
-				     r->memory_size, (void *)r->userspace_addr, 0, 0);
+	if (__vm_set_user_memory_region2(s->a.vm, PAGES_SLOT, r->flags, r->guest_phys_addr,
+					 r->memory_size, (void *)r->userspace_addr, 0, 0))
+		die("no memslot: %s", strerror(errno));
 	of(s)->gone = 1;
 	ok = ok && goes_to(s, REPORT_DONE) && of(s)->failed[0] == 1;
 	tell_access(s, ok);
@@ -601,7 +604,7 @@ static bool more(struct apf_vm *a)
 	u64 touched = a->v[0].g->touched;
 
 	stress_progress("accesses %lu", touched);
-	return stress_time_left() && (!now.most || touched < now.most);
+	return stress_time_left() && (!now.most || touched < now.most || !report->there);
 }
 
 static bool asked(struct apf_host_vcpu *v, u32 what)

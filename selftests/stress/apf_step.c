@@ -22,7 +22,7 @@
 
 /* What a case's process tells its parent */
 struct verdict {
-	bool said, ok;
+	bool said, ok, skipped;
 	char text[400];
 };
 
@@ -37,6 +37,12 @@ void tell(bool ok, const char *fmt, ...)
 	va_end(args);
 	verdict->ok = ok;
 	verdict->said = true;
+}
+
+void skip(const char *why)
+{
+	verdict->skipped = true;
+	tell(true, "%s", why);
 }
 
 /*
@@ -231,6 +237,15 @@ bool awaited(struct step *s, unsigned int ms)
 	return false;
 }
 
+bool counts_to(const u64 *count, u64 n)
+{
+	u64 limit = now_ms() + patience_ms();
+
+	while (READ_ONCE(*count) < n && now_ms() < limit)
+		sleep_ms(1);
+	return READ_ONCE(*count) >= n;
+}
+
 /* --- the VM ------------------------------------------------------------------- */
 
 void step_create(struct step *s, struct apf_setup setup)
@@ -302,6 +317,8 @@ static void run_case(void (*fn)(void))
 	}
 	if (!ended(child, &status))
 		stress_case(false, "hangs; %s", verdict->text);
+	else if (verdict->skipped)
+		stress_skip("%s", verdict->text);
 	else if (!verdict->said)
 		stress_case(false, "ended with status 0x%x", status);
 	else

@@ -66,10 +66,15 @@ bool pause_vcpu(struct step *s);
 
 /* userfaultfd, for tests that map something else over the pages: their holes are its */
 void watch_pages(struct step *s);
-/* Somebody waits for a page; false: nobody, in that time. */
+/*
+ * Somebody waits for a page; false: nobody, in that time.  Whoever it is, KVM's worker or
+ * the vCPU itself: the guest need not have been told yet.
+ */
 bool awaited(struct step *s, unsigned int ms);
 /* Those who wait for a page look again. */
 void wake_waiters(struct step *s);
+/* What the guest counts gets so far; false: not in time. */
+bool counts_to(const u64 *count, u64 n);
 
 /* How long to wait for what should come, and for what should not, in milliseconds */
 unsigned int patience_ms(void);
@@ -80,6 +85,9 @@ bool again(u64 n);
 
 /* The case's result: to be called by it, once.  Text as stress_case()'s. */
 void __printf(2, 3) tell(bool ok, const char *fmt, ...);
+
+/* Instead: it cannot be run here */
+void skip(const char *why);
 
 struct step_case {
 	const char *name;
