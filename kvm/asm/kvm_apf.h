@@ -38,7 +38,7 @@
  */
 #define KVM_ASYNC_PF_EXT_FAIL		0x2
 
-/* The same, with bit 14. */
+/* KVM_ASYNC_PF_NOT_PRESENT, and bit 14. */
 #define KVM_ASYNC_PF_FAILED		0xeaaa
 
 /* No address of the guest's: it is not canonical, with 5-level paging neither. */
@@ -46,7 +46,8 @@
 
 /*
  * KVM_SET_USER_MEMORY_REGION2: where this memory cannot be had the guest is told, if
- * it wants to know; if it cannot be told, KVM_RUN fails with KVM_EXIT_MEMORY_FAULT.
+ * it wants to know.  Else KVM_RUN fails with EFAULT; the exit reason is
+ * KVM_EXIT_MEMORY_FAULT then.
  * Chosen when the memslot is made.  Not with KVM_MEM_GUEST_MEMFD.
  */
 #define KVM_MEM_ASYNC_PF_FAIL		0x100

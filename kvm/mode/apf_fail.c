@@ -48,7 +48,7 @@ void kvm_apf_tell_failure(struct kvm_vcpu *vcpu)
 	if (!vcpu->arch.apf.failing)
 		return;
 
-	/* Since the access the vCPU has done nothing, and userspace neither. */
+	/* Since the access the vCPU has done nothing, and its userspace neither. */
 	kvm_apf_forget_failure(vcpu);
 	kvm_inject_page_fault(vcpu, &fault, false);
 }
