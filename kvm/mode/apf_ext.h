@@ -20,7 +20,8 @@ bool kvm_apf_has_ext(struct kvm_vcpu *vcpu);
 
 /*
  * The MSR becomes @data.  -EINVAL: a reserved bit, or one that needs another; or
- * events are enabled, and it is the guest that writes.  Userspace loads the MSRs in any order.
+ * events are enabled, and it is the guest that writes.  Userspace loads the MSRs in
+ * any order.
  */
 int kvm_apf_set_ext(struct kvm_vcpu *vcpu, u64 data, bool host_initiated);
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Verifies protocol.pml and page.pml with Spin: the protocols in many
+"""Verifies protocol.pml and apf.pml with Spin: the protocols in many
 configurations, in which every property has to hold, and seeded faults, each of
 which has to violate the property that is named for it.  Called by hand, and by
 the tests.
@@ -124,10 +124,10 @@ FAULTS = [
 ]
 
 # At rest everybody is at their end here: Spin says who is not.
-PAGE = [Config("page", [], "ok", model="page.pml"),
-        Config("page-changes", ["CHANGES=3"], "ok", True, "page.pml"),
-        Config("page-gets-on", ["NP"], "ok", model="page.pml")] + [
-    Config(f"fault-{name.lower().replace('_', '-')}", [f"FAULT_{name}", *more], expect, model="page.pml")
+APF = [Config("apf", [], "ok", model="apf.pml"),
+        Config("apf-changes", ["CHANGES=3"], "ok", True, "apf.pml"),
+        Config("apf-gets-on", ["NP"], "ok", model="apf.pml")] + [
+    Config(f"fault-{name.lower().replace('_', '-')}", [f"FAULT_{name}", *more], expect, model="apf.pml")
     for name, more, expect in (
         ("JUDGED_ONCE", [], "A1"), ("FAIL_BY_WORKER", [], "A1"), ("MODE_JUDGED_ONCE", [], "A2"),
         ("SENT_TWICE", [], "A3"), ("FAILURE_KEPT", ["STAYS"], "A4"), ("NOT_FORGOTTEN", [], "A5"),
@@ -317,7 +317,7 @@ def check_coverage(every, reached):
 
 
 def chosen(args):
-    configs = PROTOCOL + FAULTS + PAGE
+    configs = PROTOCOL + FAULTS + APF
     if args.only:
         configs = [c for c in configs if re.search(args.only, c.name)]
     elif not args.long:

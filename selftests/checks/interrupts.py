@@ -37,7 +37,7 @@ def test_posted(project, name):
     amounts = posting.LABS[name]
     posts = amounts["quick"] if not project.full else None if name == "vmx" else amounts["check"]
     workloads = [w for w in posting.workloads_of(name) if w != "irqfd-mixed"]    # one says it
-    # Of 5,000 posts to one that halts the base itself takes up to 0.4% more or less, from build to build.
+    # To one that halts a post's ticks differ by more than the bound, with so few, from build to build.
     times = {"hlt": 4} if name == "vmx" and not project.full else {}
     variants = posting.variants_of(name)
     if "ipi" in variants:       # what the series is held against there, stock but for one call

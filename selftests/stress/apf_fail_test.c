@@ -2,7 +2,8 @@
 /*
  * Asynchronous page faults on pages that do not come, or not yet: a file that ends
  * ahead of them, a mapping that is taken away while they are awaited, one that may
- * only be read.  The guest is apf_fail_guest.c.
+ * only be read.  The guest is apf_fail_guest.c.  Guests that are told of such pages:
+ * apf_report_test.c.
  */
 #include <errno.h>
 #include <string.h>

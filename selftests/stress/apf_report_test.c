@@ -625,6 +625,7 @@ static void interrupted(struct apf_host_vcpu *v)
 	vcpu_events_get(v->vcpu, &events);
 	now.exposed += events.exception.pending && events.exception.nr == PF_VECTOR;
 	now.reinjected += events.exception.injected && events.exception.nr == PF_VECTOR;
+	vcpu_events_set(v->vcpu, &events);
 	if (events.exception.injected || !report->gone)
 		return;
 	vcpu_regs_get(v->vcpu, &regs);
