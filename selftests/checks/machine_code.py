@@ -107,7 +107,7 @@ def test_static_mutants(project):
 
 
 def test_i386(project):
-    """the 32-bit build compiles"""
+    """the 32-bit build compiles, and divides no 64-bit number by itself"""
     out = project.work / "i386"
     make = ["make", "-C", project.source, f"O={out}", "ARCH=i386"]
     if not (out / "include/config/auto.conf").exists():
@@ -124,6 +124,8 @@ def test_i386(project):
     status, text = command(*make, f"M={tree}/arch/x86/kvm", "KBUILD_MODPOST_WARN=1",
                            "-j2", "modules")
     need(status == 0, text[-3000:])
+    divided = re.findall(r'"(__\w+[dm]\w*di3)".*undefined', text)
+    need(not divided, f"the kernel has no {divided}")
     for module in ("kvm", "kvm-intel", "kvm-amd"):
         need((tree / f"arch/x86/kvm/{module}.ko").exists(), f"{module}.ko was not built")
 
