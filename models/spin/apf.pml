@@ -6,12 +6,18 @@
  * attempt to get the page; the host, which gives the page and takes it away.
  *
  * What is done with async_pf.lock held is one step, and so is what only the vCPU's
- * thread touches: memory is sequentially consistent.  All the guest's events come: the
- * place of the token is free, its vector named.  No injection is broken off.
+ * thread touches: memory is sequentially consistent.  There is one place for a token,
+ * which the guest's ACK frees; its vector is named.  No injection is broken off.
  *
+ * -DTASKS=2: while one of the guest's tasks waits another one may access the page; -DAGAIN: it
+ * is announced to that one, too.
  * -DNP: the smallest bounds, for a search for whoever never gets on.
- * -DSTAYS: userspace leaves the vCPU where it is.  -DFAULT_...: something is wrong; run.py names the property that finds it.
+ * -DSTAYS: userspace leaves the vCPU where it is.  -DFAULT_...: something is wrong; run.py names
+ * the property that finds it.
  */
+#ifndef TASKS
+#define TASKS	1
+#endif
 #ifndef NP
 #define ROUNDS	2	/* accesses of the guest */
 #ifndef CHANGES
@@ -58,13 +64,22 @@ bool request;		/* KVM_REQ_APF_READY */
 
 /* The vCPU's, in the guest */
 bool at_access = true;	/* its RIP */
-bool can_sleep = true;	/* by its CPL and RFLAGS */
-byte irqs;		/* page-ready events that it has not taken */
-byte tokens;		/* that it waits for */
+bool can_sleep = true;	/* by its CPL, its RFLAGS, and what it says itself */
+bool irq[WORKS];	/* a page-ready event that it has not taken, with that token */
+bool place;		/* taken by a token; the guest has not ACKed it */
+byte waiting;		/* tasks */
+byte waits[WORKS];	/* for its token */
 byte accesses;		/* that are done with */
 
 byte failures;		/* since the page was here, the guest told, or KVM_RUN entered */
 bool kept_here;		/* the page: since KVM_RUN was entered */
+
+inline send(i)
+{
+	sent[i] = true;
+	place = true;
+	irq[i] = true
+}
 
 /* async_pf_execute() */
 proctype worker(byte w)
@@ -82,7 +97,7 @@ proctype worker(byte w)
 #ifdef FAULT_SENT_FIRST
 	atomic {
 		if
-		:: announced[w] -> sent[w] = true; irqs++
+		:: announced[w] -> send(w)
 		:: else
 		fi
 	}
@@ -94,7 +109,7 @@ proctype worker(byte w)
 #ifndef FAULT_SENT_FIRST
 	atomic {				/* the lock: what is on the list */
 		if
-		:: listed[w] && announced[w] && !sent[w] -> sent[w] = true; irqs++
+		:: listed[w] && announced[w] && !sent[w] && !place -> send(w)
 		:: else
 		fi
 	}
@@ -134,9 +149,9 @@ inline process(i)
 	atomic {				/* apf_send_own(): the lock */
 		if
 #ifdef FAULT_SENT_TWICE
-		:: exists[i] && listed[i] && announced[i] -> sent[i] = true; irqs++
+		:: exists[i] && listed[i] && announced[i] && !place -> send(i)
 #else
-		:: exists[i] && listed[i] && announced[i] && !sent[i] -> sent[i] = true; irqs++
+		:: exists[i] && listed[i] && announced[i] && !sent[i] && !place -> send(i)
 #endif
 		:: else
 		fi
@@ -179,7 +194,19 @@ inline told_of(i)
 {
 	assert(A1_at_the_access || at_access);
 	assert(A2_can_sleep || can_sleep);
-	tokens++
+	waits[i]++;
+	waiting++
+}
+
+/* The page-ready event, and its ACK: all tasks that wait for this token go on. */
+inline ready(i)
+{
+	assert(A3_known_token || waits[i]);
+	irq[i] = false;
+	place = false;
+	request = true;
+	waiting = waiting - waits[i];
+	waits[i] = 0
 }
 
 /* kvm_announce_async_pf(), kvm_apf_tell() */
@@ -201,7 +228,11 @@ inline announce()
 			atomic {		/* the lock */
 				if
 				:: !listed[w] -> announced[w] = true; told_of(w)
+#ifdef FAULT_FORGOTTEN_AGAIN
+				:: listed[w] -> announced[w] = false
+#else
 				:: else
+#endif
 				fi
 			}
 		:: else
@@ -230,6 +261,17 @@ inline there()
 	failures = 0
 }
 
+/* KVM_REQ_APF_HALT, until the page is ready, or an interrupt comes */
+inline halt(i)
+{
+	if
+	:: listed[i]
+#ifndef NP
+	:: true
+#endif
+	fi
+}
+
 /* __kvm_faultin_pfn(), of an access to a page that is not mapped */
 inline fault()
 {
@@ -246,7 +288,19 @@ inline fault()
 		if
 		:: page == HERE -> there()	/* it is by now */
 		:: page != HERE && frame != NONE ->
-			listed[frame]		/* KVM_REQ_APF_HALT, until the page is ready */
+#ifdef AGAIN
+			w = 0;		/* async_pf.queue: also those whose token is still to be sent */
+			do
+			:: w < WORKS && !(exists[w] && !mapped[w]) -> w++
+			:: else -> break
+			od;
+			if
+			:: can_sleep && w < WORKS -> deferred = w; request = true
+			:: else -> halt(frame)
+			fi
+#else
+			halt(frame)
+#endif
 		:: page != HERE && frame == NONE ->
 			assert(B0_bound || begun < WORKS);
 			w = begun;
@@ -256,7 +310,7 @@ inline fault()
 			run worker(w);
 			if
 			:: can_sleep -> deferred = w; request = true
-			:: !can_sleep -> listed[w]
+			:: !can_sleep -> halt(w)
 			fi
 		fi
 	fi
@@ -283,7 +337,7 @@ active proctype vcpu()
 	run other();
 	kept_here = page == HERE;
 	do
-	:: accesses < ROUNDS || tokens || !at_access ->
+	:: accesses < ROUNDS || waiting || !at_access ->
 		if
 		:: left ->			/* KVM_RUN returns, here at the latest */
 			left--;
@@ -311,16 +365,17 @@ active proctype vcpu()
 		fi;
 		/* The guest */
 		if
-		:: irqs ->
-			assert(A3_known_token || tokens);
-			irqs--;
-			tokens--
-		:: !irqs && tokens && at_access && !request ->
-			irqs		/* it computes: nobody kicks it out of the guest */
-		:: !irqs && !at_access ->	/* back, by itself or by userspace */
+		:: irq[0] -> ready(0)
+		:: irq[1] -> ready(1)
+		:: irq[2] -> ready(2)
+		:: irq[3] -> ready(3)
+		:: irq[4] -> ready(4)
+		:: !place && waiting && at_access && !request ->
+			place		/* it computes: nobody kicks it out of the guest */
+		:: !place && !at_access ->	/* back, by itself or by userspace */
 			at_access = true;
 			can_sleep = true
-		:: !irqs && !tokens && at_access && accesses < ROUNDS && !failing ->
+		:: !place && waiting < TASKS && at_access && accesses < ROUNDS && !failing ->
 			fault()
 		:: else
 		fi

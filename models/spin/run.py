@@ -126,12 +126,15 @@ FAULTS = [
 # At rest everybody is at their end here: Spin says who is not.
 APF = [Config("apf", [], "ok", model="apf.pml"),
         Config("apf-changes", ["CHANGES=3"], "ok", True, "apf.pml"),
+        Config("apf-tasks", ["TASKS=2"], "ok", True, "apf.pml"),
+        Config("apf-again", ["TASKS=2", "AGAIN"], "ok", True, "apf.pml"),
         Config("apf-gets-on", ["NP"], "ok", model="apf.pml")] + [
     Config(f"fault-{name.lower().replace('_', '-')}", [f"FAULT_{name}", *more], expect, model="apf.pml")
     for name, more, expect in (
         ("JUDGED_ONCE", [], "A1"), ("FAIL_BY_WORKER", [], "A1"), ("MODE_JUDGED_ONCE", [], "A2"),
         ("SENT_TWICE", [], "A3"), ("FAILURE_KEPT", ["STAYS"], "A4"), ("NOT_FORGOTTEN", [], "A5"),
         ("FAILURE_FORGOTTEN", [], "A6"), ("SENT_FIRST", [], "end"), ("DEQUEUED_UNSENT", [], "end"),
+        ("FORGOTTEN_AGAIN", ["TASKS=2", "AGAIN"], "end"),
         ("NO_REQUEST", ["NP"], "stuck"))]
 
 Result = namedtuple("Result", "found states depth megabytes seconds every reached text")
