@@ -143,9 +143,13 @@ void apf_guest_fault(struct ex_regs *regs)
 	u64 token;
 
 	asm volatile("mov %%cr2, %0" : "=r"(token));
-	GUEST_ASSERT(READ_ONCE(area(v, v->now)->flags) == KVM_PV_REASON_PAGE_NOT_PRESENT);
+	if (v->ext) {
+		GUEST_ASSERT(regs->error_code == v->error_code);
+	} else {
+		GUEST_ASSERT(READ_ONCE(area(v, v->now)->flags) == KVM_PV_REASON_PAGE_NOT_PRESENT);
+		WRITE_ONCE(area(v, v->now)->flags, 0);
+	}
 	GUEST_ASSERT(regs->r11 && v->nr_out < APF_MAX_OUT);
-	WRITE_ONCE(area(v, v->now)->flags, 0);
 	v->announced++;
 	v->out[v->nr_out].token = token;
 	v->out[v->nr_out].page = v->touching;
@@ -174,8 +178,10 @@ static void on(struct apf_vcpu *v, u64 i)
 	v->now = i;
 	v->enables++;
 	v->wake_due[i] = 1;
+	if (v->ext && !rdmsr(v->ext_msr))
+		wrmsr(v->ext_msr, v->ext);
 	wrmsr(MSR_KVM_ASYNC_PF_EN, v->area_gpa[i] | KVM_ASYNC_PF_ENABLED |
-	      KVM_ASYNC_PF_SEND_ALWAYS | KVM_ASYNC_PF_DELIVERY_AS_INT);
+	      KVM_ASYNC_PF_DELIVERY_AS_INT | (v->ext ? 0 : KVM_ASYNC_PF_SEND_ALWAYS));
 }
 
 /* The area is not in use: nobody may write to it. */

@@ -114,6 +114,8 @@ struct apf_vcpu {
 	u64 every;		/* one of these in so many turns */
 	u64 area[2];		/* GVA, GPA of two areas */
 	u64 area_gpa[2];
+	u64 ext_msr, ext;	/* @ext, unless 0: written to that MSR ahead of enabling */
+	u64 error_code;		/* with @ext: of the #PF that announces a page, and no flags */
 	u64 samples;		/* room in each of the buffers, GVA of u32[] */
 	u64 access_to_ready;	/* the access that faults to the interrupt's handler, ticks */
 	u64 fault_to_ready;	/* #PF to the handler */

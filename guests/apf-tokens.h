@@ -13,6 +13,7 @@
 
 struct apf_tokens {
 	u64 announced, ready, wakes;
+	u64 again;		/* announcements of what is outstanding already */
 	u64 unknown;		/* tokens of no announcement */
 	u64 nr_out;
 	u32 out[APF_MAX_OUT];
@@ -23,6 +24,20 @@ static inline void apf_token_announced(struct apf_tokens *t, u32 token)
 	GUEST_ASSERT(t->nr_out < APF_MAX_OUT);
 	t->out[t->nr_out++] = token;
 	t->announced++;
+}
+
+/* The same where a page may be announced to several tasks: for all of them it comes once. */
+static inline void apf_token_announced_again(struct apf_tokens *t, u32 token)
+{
+	u64 i;
+
+	for (i = 0; i < t->nr_out; i++) {
+		if (t->out[i] == token) {
+			t->again++;
+			return;
+		}
+	}
+	apf_token_announced(t, token);
 }
 
 static inline void apf_token_came(struct apf_tokens *t, u32 token)

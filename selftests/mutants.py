@@ -25,6 +25,9 @@ VMX_ENTRY, SVM_ENTRY = ("vmx/vmenter.o",), ("svm/vmenter.o",)
 X86, MAIN = ("x86.o",), ("../../../virt/kvm/kvm_main.o",)
 VMX, SVM = ("vmx/vmx.o",), ("svm/svm.o",)
 
+# What kvm_apf_forbidden() says, in the kernel's log
+BUG = r"kvm.*announced where the guest cannot sleep"
+
 # No fault, but a wider window: for test_remainder of checks/interrupts.py.
 GAP_PROBE = "widen-gap"
 
@@ -92,8 +95,10 @@ DYNAMIC = {"vmx": {
     "apf-signal-forgets": ("", "apf_fail_test -d 60 -c 'back: the retries'", r"events (?:9|1[0-6])"),
     "apf-worker-writes": ("", "apf_fail_test -d 60 -c 'private file'", r"copied 1"),
     "apf-announced-early": ("", "apf_mark_test -d 60 -n 500 -c 'marked, the vCPU is moved'", r"exposed [1-9]"),
-    "apf-judged-once": ("", "apf_mark_test -d 60 -n 1000 -c 'marked, the vCPU is moved'", r"forbidden [1-9]"),
-    "apf-mark-kernel": ("", "apf_mark_test -d 60 -c 'always send'", r"announced 1"),
+    "apf-judged-once": ("", "apf_mark_test -d 60 -n 1000 -c 'marked, the vCPU is moved'",
+                        BUG),
+    "apf-judged-once-told": ("", "apf_mark_test -d 60 -n 1000 -c 'marked, the vCPU is moved'", r"forbidden [1-9]"),
+    "apf-mark-kernel": ("", "apf_mark_test -d 60 -c 'always send'", BUG),
     "apf-mark-flags": ("", "apf_mark_test -d 60 -c 'user mode'", r"flags 1"),
     "apf-ext-while-enabled": ("", "apf_mark_test -d 60 -c MSR", r"failed_line [1-9]"),
     "apf-announced-elsewhere": ("", "apf_mark_test -d 60 -n 1000 -c 'marked, the vCPU is moved'", r"elsewhere [1-9]"),
@@ -110,6 +115,18 @@ DYNAMIC = {"vmx": {
     "apf-fail-in-smm": ("", "apf_report_test -d 60 -c SMM", r"not ok"),
     "apf-fail-in-l2": ("", "apf_report_test -d 60 -c L2", r"not ok"),
     "apf-fail-kept": ("", "apf_report_test -d 60 -n 3000 -c 'brought back'", r"stale [1-9]"),
+    "apf-pred-not-hidden": ("", "apf_pred_test -d 60 -c hidden", r"failed_line [1-9]"),
+    "apf-pred-mask-left-out": ("", "apf_pred_test -d 60 -c 'it can sleep'", r"not ok"),
+    "apf-pred-load-left-out": ("", "apf_pred_test -d 60 -n 1000 -c 'userspace changes'", r"forbidden [1-9]"),
+    "apf-pred-any-base": ("", "apf_pred_test -d 60 -c MSR", r"failed_line [1-9]"),
+    "apf-pred-unverified": ("", "apf_pred_test -d 60 -c 'lists at random' -n 20000", r"wrong [1-9]"),
+    "apf-pred-waits": ("", "apf_pred_test -d 60 -c 'not present'", r"not ok"),
+    "apf-pred-read-again": ("", "apf_pred_test -d 60 -c overwritten", r"not ok"),
+    "apf-pred-loaded-unverified": ("", "apf_pred_test -d 60 -c broken", r"not ok"),
+    "apf-pred-not-loaded": ("", "apf_pred_test -d 60 -c 'userspace loads it'", r"not ok"),
+    "apf-pred-unaligned": ("", "apf_pred_test -d 100 -c 'lists at random' -n 60000", r"unasked [1-9]"),
+    "apf-again-taken-back": ("", "apf_pred_test -d 100 -n 20000 -c 'many, accessed again'", r"stalled [1-9]"),
+    "apf-again-unasked": ("", "apf_pred_test -d 60 -c 'not asked'", r"not ok"),
 }, "avic": {
     "apf-restore-sleeps": ("", "apf_migrate_test -d 1000 -n 8 -c 'live, one'", r"(?:lost|stalled) [1-9]"),
     "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 90000 -c exits",
@@ -121,6 +138,7 @@ DYNAMIC = {"vmx": {
 
 # The console of the vmx lab may lose the start of what a test says when it dies.
 FAILED = r"^(not ok|Bail out)|guest assertion"
+PASSED = r"^ok \d+ (?!.*# SKIP)"
 
 # On PREEMPT_RT the fastpath does not handle the ACK: they change what is not run there.
 NOT_RT = ("apf-ack-hidden", "apf-ack-unfiltered", "apf-ack-sends-nothing")
@@ -199,6 +217,14 @@ def dynamic_rows(project, say, name, some):
     return verdicts(project, say, name, some, image, f"{name}-mutants")
 
 
+def caught_by(lines, says):
+    """The lines of a test that has failed as @says has it: the test's own, or the kernel's."""
+    failed = [t for t in lines if re.search(FAILED, t)]
+    if says == BUG:
+        return [t for t in lines if failed and re.search(BUG, t)]
+    return [t for t in failed if re.search(says + r"|^Bail out", t)]
+
+
 def verdicts(project, say, name, some, image, log_name, control=True, **turns):
     """One boot of @image, dynamic_image()'s; @turns as lab.run() has them."""
     script = []
@@ -225,10 +251,9 @@ def verdicts(project, say, name, some, image, log_name, control=True, **turns):
     rows = []
     for mutant, (_, test, says) in some.items():
         good = "\n".join(texts.get(("patched", mutant), ["not ok: did not run"]))
-        bad = [t for t in texts.get((mutant, mutant), [])
-               if re.search(FAILED, t) and re.search(says + r"|^Bail out", t)]
+        bad = caught_by(texts.get((mutant, mutant), []), says)
         found = f"{name} lab, {test}: {bad[0]}" if bad else None
-        if control and re.search(FAILED, good, re.M):
+        if control and (re.search(FAILED, good, re.M) or not re.search(PASSED, good, re.M)):
             found = None
             say(f"{test} does not pass on the product: {good[-500:]}")
         rows.append((mutant, found, times.get((mutant, mutant), 0)))

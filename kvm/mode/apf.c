@@ -450,9 +450,9 @@ void kvm_apf_defer(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
 
 /*
  * The worker looks at notpresent_injected once the work is on the list.  It is
- * either there, and has become ready without the guest having been told, or the
- * worker finds that there is a token to send.  The lock decides.  Litmus:
- * apf-announce.
+ * either there, so that the guest need not be told any more; or the worker finds that
+ * there is a token to send, and one that was announced before stays so.  The lock
+ * decides.  Litmus: apf-announce.
  */
 bool kvm_apf_announced(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
 {
@@ -460,7 +460,8 @@ bool kvm_apf_announced(struct kvm_vcpu *vcpu, struct kvm_async_pf *work)
 
 	spin_lock(&vcpu->async_pf.lock);
 	waiting = list_empty(&work->link);
-	work->notpresent_injected = waiting;
+	if (waiting)
+		work->notpresent_injected = true;
 	spin_unlock(&vcpu->async_pf.lock);
 	return waiting;
 }

@@ -52,11 +52,10 @@ bool kvm_apf_put_flags(struct kvm_vcpu *vcpu, u32 flags);
 
 /*
  * The event of a page that is not present is deferred to where it is made: the #PF,
- * or where L2 runs its exit to L1.  Until then it is neither an exception nor known
- * to the guest, so that userspace sees nothing of it.  kvm_apf_announce() returns
- * whether it is due now, and writes the flags; kvm_apf_forget(): the page has come
- * first.  kvm_apf_announced(), without flags: a token is to be sent when the page is
- * ready; false: it is.
+ * or where L2 runs its exit to L1.  Until then it is no exception, and userspace sees
+ * nothing of it.  kvm_apf_announce() returns whether it is due now, and writes the
+ * flags; kvm_apf_forget(): the page has come first.  kvm_apf_announced(), without flags:
+ * a token is to be sent when the page is ready; false: it is.
  */
 void kvm_apf_defer(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
 bool kvm_apf_announce(struct kvm_vcpu *vcpu, u32 *token);

@@ -22,11 +22,20 @@ bool kvm_apf_has_ext(struct kvm_vcpu *vcpu)
 /* What the guest's features name, with what that needs. */
 static bool valid(struct kvm_vcpu *vcpu, u64 data)
 {
+	u32 features = vcpu->arch.pv_cpuid.features;
 	u64 known = KVM_ASYNC_PF_EXT_MARK;
 
-	if (data & KVM_ASYNC_PF_EXT_MARK &&
-	    vcpu->arch.pv_cpuid.features & BIT(KVM_FEATURE_ASYNC_PF_FAIL))
-		known |= KVM_ASYNC_PF_EXT_FAIL;
+	if (data & KVM_ASYNC_PF_EXT_MARK) {
+		if (features & BIT(KVM_FEATURE_ASYNC_PF_FAIL))
+			known |= KVM_ASYNC_PF_EXT_FAIL;
+		if (features & BIT(KVM_FEATURE_ASYNC_PF_PRED) &&
+		    vcpu->kvm->arch.vm_type == KVM_X86_DEFAULT_VM)
+			known |= KVM_ASYNC_PF_EXT_PRED;
+		if (features & BIT(KVM_FEATURE_ASYNC_PF_AGAIN))
+			known |= KVM_ASYNC_PF_EXT_AGAIN;
+	}
+	if (data & known & KVM_ASYNC_PF_EXT_PRED)
+		known |= KVM_ASYNC_PF_EXT_PAGE;
 
 	return !(data & ~known);
 }

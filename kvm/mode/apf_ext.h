@@ -38,7 +38,10 @@ static inline bool kvm_apf_marks(struct kvm_vcpu *vcpu)
 	       vcpu->arch.apf.msr_ext_val & KVM_ASYNC_PF_EXT_MARK;
 }
 
-/* Is it told in user mode only?  Of L2's pages L1 is told by a VM-Exit, at any time. */
+/*
+ * Is it told in user mode only, unless it says itself that it can sleep?  Of L2's pages
+ * L1 is told by a VM-Exit, at any time.
+ */
 static inline bool kvm_apf_user_only(struct kvm_vcpu *vcpu)
 {
 	if (kvm_apf_marks(vcpu))

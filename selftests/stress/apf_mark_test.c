@@ -52,14 +52,6 @@ static struct kvm_vcpu *vcpu_of(struct step *s)
 	return s->a.v[0].vcpu;
 }
 
-static void hide(struct kvm_vcpu *vcpu, unsigned int feature)
-{
-	struct kvm_cpuid_entry2 *entry = vcpu_get_cpuid_entry(vcpu, KVM_CPUID_FEATURES);
-
-	entry->eax &= ~BIT(feature);
-	vcpu_set_cpuid(vcpu);
-}
-
 static void begin(struct step *s, enum mark_guest guest)
 {
 	step_create(s, (struct apf_setup){ .name = "apf_mark", .guest_main = apf_mark_main });
@@ -96,7 +88,9 @@ static void msr(void)
 
 	begin(s, MARK_ABI);
 	vcpu = vcpu_of(s);
-	hide(vcpu, KVM_FEATURE_ASYNC_PF_FAIL);	/* apf_report_test has its bit */
+	/* apf_report_test and apf_pred_test have their bits. */
+	hide_features(vcpu, BIT(KVM_FEATURE_ASYNC_PF_FAIL) | BIT(KVM_FEATURE_ASYNC_PF_PRED) |
+		      BIT(KVM_FEATURE_ASYNC_PF_AGAIN));
 	ok = goes_to(s, MARK_DONE) && listed();
 	en = vcpu_get_msr(vcpu, MSR_KVM_ASYNC_PF_EN);
 	orders = loads(vcpu, MSR_KVM_ASYNC_PF_EN, en | KVM_ASYNC_PF_SEND_ALWAYS) &&
@@ -123,7 +117,7 @@ static void msr_hidden(void)
 	bool ok, refused;
 
 	begin(s, MARK_HIDDEN);
-	hide(vcpu_of(s), KVM_FEATURE_ASYNC_PF_MARK);
+	hide_features(vcpu_of(s), BIT(KVM_FEATURE_ASYNC_PF_MARK));
 	ok = goes_to(s, MARK_DONE);
 	/* But VMMs that save and load all there is need not know. */
 	refused = _vcpu_set_msr(vcpu_of(s), MSR_KVM_ASYNC_PF_EXT, KVM_ASYNC_PF_EXT_MARK) != 1 &&

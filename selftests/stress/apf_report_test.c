@@ -557,17 +557,15 @@ static void poison(void)
 
 static void abi_as(bool hidden)
 {
-	struct kvm_cpuid_entry2 *entry;
 	struct step *s = &step;
 	bool ok, loads, refused;
 
 	step_create(s, (struct apf_setup){ .name = "apf_report", .guest_main = apf_report_main });
 	s->shared = setup_guest(&s->a, &usual);
 	of(s)->abi = 1;
+	hide_features(vcpu_of(s), BIT(KVM_FEATURE_ASYNC_PF_PRED) | BIT(KVM_FEATURE_ASYNC_PF_AGAIN));
 	if (hidden) {
-		entry = vcpu_get_cpuid_entry(vcpu_of(s), KVM_CPUID_FEATURES);
-		entry->eax &= ~BIT(KVM_FEATURE_ASYNC_PF_FAIL);
-		vcpu_set_cpuid(vcpu_of(s));
+		hide_features(vcpu_of(s), BIT(KVM_FEATURE_ASYNC_PF_FAIL));
 		of(s)->ext = KVM_ASYNC_PF_EXT_MARK;
 	}
 	ok = goes_to(s, REPORT_DONE);

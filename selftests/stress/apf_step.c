@@ -262,6 +262,16 @@ void step_create(struct step *s, struct apf_setup setup)
 	pthread_getcpuclockid(s->thread, &s->clock);
 }
 
+u32 hide_features(struct kvm_vcpu *vcpu, u32 features)
+{
+	struct kvm_cpuid_entry2 *entry = vcpu_get_cpuid_entry(vcpu, KVM_CPUID_FEATURES);
+	u32 had = entry->eax & features;
+
+	entry->eax &= ~features;
+	vcpu_set_cpuid(vcpu);
+	return had;
+}
+
 void step_quit(struct step *s)
 {
 	s->quit = true;

@@ -76,6 +76,9 @@ void wake_waiters(struct step *s);
 /* What the guest counts gets so far; false: not in time. */
 bool counts_to(const u64 *count, u64 n);
 
+/* Takes KVM_FEATURE_* from the guest, a mask; returns which of them it had. */
+u32 hide_features(struct kvm_vcpu *vcpu, u32 features);
+
 /* How long to wait for what should come, and for what should not, in milliseconds */
 unsigned int patience_ms(void);
 unsigned int quiet_ms(bool computing);
