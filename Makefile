@@ -72,6 +72,7 @@ help:
 	@echo 'make perf             the perf recipes of bench/perf in the labs, on patched KVM, to $(BUILD)/perf/'
 	@echo 'make cost             the instructions that the series adds to an exit, by name (svm lab)'
 	@echo 'make kicks            IPIs that kick elision leaves out, by what kicks (avic lab, AVIC off; vmx lab)'
+	@echo 'make tasks            what another task gets done while one waits for pages in kernel mode (vmx, avic labs)'
 	@echo 'make flight           notifications wasted when they, or VM entries, take time (vmx and avic labs)'
 	@echo 'make placement        what other places of the flag, and counts, would cost: a replica, native'
 	@echo 'make guest-kit        $(BUILD)/guest/: a kernel and an initramfs for bench/guest/boot.sh'
@@ -321,6 +322,10 @@ flight: lab-setup qemu
 .PHONY: kicks
 kicks: lab-setup qemu $(BUILD)/bin/selftests/.done
 	@bench/kicks.py --build $(BUILD)
+
+.PHONY: tasks
+tasks: lab-setup qemu
+	@bench/tasks.py --build $(BUILD) --seed $(SEED)
 
 .PHONY: placement
 placement: deps $(BUILD)/types.o

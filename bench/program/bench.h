@@ -160,6 +160,8 @@ bool latency_parse(int argc, char **argv);
 int latency_run(void);
 bool apf_parse(int argc, char **argv);
 int apf_run(void);
+bool tasks_parse(int argc, char **argv);
+int tasks_run(void);
 
 /* distribution.c: sorts the samples */
 struct distribution distribution_of(u32 *samples, u64 n);

@@ -24,6 +24,7 @@ static const char overview[] =
 "  exit    round trip of a VM-Exit, ordinary and fastpath\n"
 "  timer   latency of the TSC-deadline timer\n"
 "  apf     asynchronous page faults: what a page-ready event costs\n"
+"  tasks   pages announced in kernel mode: what another task gets done meanwhile\n"
 "\n"
 "kvm-mode-bench BENCHMARK --help has the options.\n";
 
@@ -34,6 +35,7 @@ static const struct {
 	{ post_parse, post_run },
 	{ latency_parse, latency_run },
 	{ apf_parse, apf_run },
+	{ tasks_parse, tasks_run },
 };
 
 static int (*run)(void);
