@@ -21,6 +21,18 @@ hand_over()
 	lava-test-case "$id" "$@"
 }
 
+# named CASE: $of is it as LAVA has it, with a number if a result before had that name, as the
+# second one would take the first one's place.
+named()
+{
+	first=$(printf %s "$1" | tr -cs A-Za-z0-9_.- _)
+	of=$first repeats=1
+	while case $names in *"/$of/"*) true ;; *) false ;; esac; do
+		repeats=$((repeats + 1)) of=$first-$repeats
+	done
+	names=$names/$of/
+}
+
 is_number()
 {
 	case $1 in
@@ -67,7 +79,7 @@ result()
 	SKIP*) verdict=skip figures='' ;;
 	*) counts $data ;;
 	esac
-	of=${of% }
+	named "${of% }"
 	hand_over "$of" --result "$verdict"
 	set -- $figures
 	while [ $# -ge 3 ]; do
@@ -112,7 +124,7 @@ shift
 [ $# -gt 0 ] || set -- cat
 return=$(printf '\r')
 "$@" | {
-	seen=0 planned='not said' started='' skipped='' broken='' figures=''
+	seen=0 planned='not said' started='' skipped='' broken='' figures='' names=''
 	while IFS= read -r text || [ -n "$text" ]; do
 		printf '%s\n' "$text"
 		line "${text%"$return"}" </dev/null

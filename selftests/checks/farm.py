@@ -89,6 +89,10 @@ def test_ktap(project):
         whole.replace("ok 2 b", "ok 2 # SKIP b"),)
     for broken in (whole.replace("ok 2 b\n", ""), whole.replace("ok 2", "ok 3"), *nameless):
         need({"errors", "crashed"} & set(kunit(project, broken)[1]), f"kunit.py took {broken}")
+    twice = handed_over(project, f"{ktap.HEAD}\n1..3\nnot ok 1 a b # n 1\nok 2 a_b # n 2\nok 3 a*b # SKIP c\n")
+    need(twice == [("x.a_b", "fail", None, None), ("x.a_b.n", "fail", "1", "count"),
+                   ("x.a_b-2", "pass", None, None), ("x.a_b-2.n", "pass", "2", "count"),
+                   ("x.a_b-3", "skip", None, None)], f"results of one name: {twice}")
     for broken in (whole.replace("ok 2 b\n", ""), whole.replace("ok 2", "ok 3"),
                    whole.replace(ktap.HEAD, "")):
         need(("x", "fail", None, None) in handed_over(project, broken), f"taken: {broken}")
