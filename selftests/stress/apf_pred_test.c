@@ -157,6 +157,61 @@ ONE_PAGE(twice, PRED_TWICE | PRED_AGAIN, 1)
 ONE_PAGE(twice_user, PRED_TWICE | PRED_AGAIN | PRED_USER, 1)
 ONE_PAGE(twice_unasked, PRED_TWICE, 1)
 
+/* What the guest has asked the host for is completed by one more KVM_RUN, which returns at once. */
+static bool complete(struct step *s)
+{
+	bool ok;
+
+	s->pause = true;
+	WRITE_ONCE(vcpu_of(s)->run->immediate_exit, 1);
+	go(s);
+	ok = hear(s, patience_ms()) == STEP_PAUSED;
+	WRITE_ONCE(vcpu_of(s)->run->immediate_exit, 0);
+	s->pause = false;
+	return ok;
+}
+
+/* Its memory, all but the pages that it touches, which are not there, and its vCPU */
+static void copy_vm(struct step *to, struct step *from)
+{
+	struct userspace_mem_region *r = memslot2region(from->a.vm, 0);
+	struct kvm_lapic_state lapic;
+	struct kvm_x86_state *state;
+
+	memcpy(addr_gpa2hva(to->a.vm, 0), r->host_mem, r->region.memory_size);
+	memcpy(to->a.areas->host_mem, from->a.areas->host_mem, PAGE_SIZE);
+	state = vcpu_save_state(vcpu_of(from));
+	vcpu_ioctl(vcpu_of(from), KVM_GET_LAPIC, &lapic);
+	vcpu_sregs_set(vcpu_of(to), &state->sregs);
+	vcpu_load_state(vcpu_of(to), state);
+	vcpu_ioctl(vcpu_of(to), KVM_SET_LAPIC, &lapic);
+	kvm_x86_state_cleanup(state);
+}
+
+/* The guest goes on in another VM, about to touch a page: by the list that it made in the first. */
+static void another_vm(void)
+{
+	static struct step there;
+	struct step *s = &step, *t = &there;
+	bool ok;
+
+	begin(s, PRED_ONE, 0);
+	ok = goes_to(s, PRED_READY) && complete(s);
+	begin(t, PRED_ONE, 0);
+	copy_vm(t, s);
+	step_free(s);
+	go(t);
+	ok = ok && counts_to(&of(t)->t.announced, 1);
+	apf_vm_give(&t->a, 0, 0);
+	ok = hears(t, PRED_DONE) && ok;
+	tell(ok && of(t)->t.announced == 1 && of(t)->kernel == 1 && of(t)->t.ready == 1 &&
+	     !of(t)->forbidden && !of(t)->wrong_page && !of(t)->step.failed,
+	     "announced %lu ready %lu kernel %lu forbidden %lu failed_line %lu",
+	     of(t)->t.announced, of(t)->t.ready, of(t)->kernel, of(t)->forbidden,
+	     of(t)->step.failed);
+	step_free(t);
+}
+
 /* --- many -------------------------------------------------------------------------- */
 
 static struct apf_vm vm;
@@ -333,6 +388,7 @@ static const struct step_case cases[] = {
 	{ "the list is overwritten", rewritten },
 	{ "userspace loads it", loaded },
 	{ "userspace loads it, broken", loaded_broken },
+	{ "it goes on in another VM", another_vm },
 	{ "accessed again", twice },
 	{ "accessed again in user mode", twice_user },
 	{ "accessed again, not asked", twice_unasked },
