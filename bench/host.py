@@ -85,10 +85,10 @@ def posts(args, workloads):
     check()
     known, start = variants(), time.time()
     collector = Cells("host", len(workloads) * len(known))
-    text = posting.script(workloads, dict.fromkeys(known, args.posts or POSTS), args.seed, EXTRA,
+    text = posting.script("host", workloads, dict.fromkeys(known, args.posts or POSTS), args.seed, EXTRA,
                           Switcher(loads=False))
     run_script(text, args.build, collector)
-    cells = posting.arrange("host", collector, workloads, known)
+    cells = posting.arrange("host", collector, workloads, known, args.seed)
     return cells, Result(time.time() - start, environment.parse(collector.other))
 
 

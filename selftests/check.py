@@ -85,6 +85,7 @@ TESTS = (
     Test(machine_code.test_i386, seconds=200),
     Test(measuring.test_readme, quick=True),
     Test(measuring.test_paired, quick=True),
+    Test(measuring.test_turns, quick=True),
     Test(measuring.test_compare, quick=True, seconds=10),
     Test(measuring.test_interrupted, seconds=60),
     Test(measuring.test_no_kvm, quick=True),

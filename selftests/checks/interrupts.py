@@ -37,15 +37,13 @@ def test_posted(project, name):
     amounts = posting.LABS[name]
     posts = amounts["quick"] if not project.full else None if name == "vmx" else amounts["check"]
     workloads = [w for w in posting.workloads_of(name) if w != "irqfd-mixed"]    # one says it
-    # To one that halts a post's ticks differ by more than the bound, with so few, from build to build.
-    times = {"hlt": 4} if name == "vmx" and not project.full else {}
     variants = posting.variants_of(name)
     if "ipi" in variants:       # what the series is held against there, stock but for one call
         variants = [v for v in variants if v != "stock"]
     if project.full and posting.emulators.of(name).notifies:
         variants = [*variants, "bare"]
     cells, done = posting.run_lab(name, project.build, workloads, posts=posts,
-                                variants=variants if project.full else (variants[0], "patched"), times=times,
+                                variants=variants if project.full else (variants[0], "patched"),
                                 log=project.log(f"{name}-posted"))
     print(posting.table(name, cells), file=sys.stderr)
     bad = posting.guarantees(name, cells)

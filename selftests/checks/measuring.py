@@ -12,7 +12,7 @@ import subprocess
 import time
 from xml.etree import ElementTree
 
-from bench import flight, latency, paired, posts, report, run
+from bench import flight, latency, paired, posts, report, run, turns
 from lab import bases, lab
 from selftests.checks.labs import take_interrupts
 from selftests.project import command, need, ROOT, WITHOUT_KVM
@@ -235,6 +235,22 @@ def test_paired(_project):
     alike = paired.compared([101] * 6, [100] * 6)
     need(alike.differs and alike.fixed and "at most 0.0 would" in paired.family([alike])[0], str(alike))
     need(not set(paired.seeds(1)) & set(paired.seeds(2)), "two seeds share rounds")
+
+
+def test_turns(_project):
+    """posts in turns: their cell is as of one run; what is slower in each turn misses the bound"""
+    one = json.loads((ROOT / "docs/results.json").read_text())["labs"]["vmx"]["workloads"]["hlt"]["patched"]
+
+    def cell(factors):
+        return turns.merged([{**one, "seed": seed, "send_mean": 1000 * f, "posts_per_mtick": 500 / f, "latency_max": seed}
+                             for seed, f in enumerate(factors, 1)])
+    whole = cell([1] * 6)
+    need(whole["posted"] == 6 * one["posted"] and whole["latency_max"] == 6 and whole["seed"] == one["seed"] and
+         whole["latency_p50"] == one["latency_p50"] and whole["send_mean"] == 1000 and
+         whole["emulator"]["vectors"]["0xf2"]["sent"] == 6 * one["emulator"]["vectors"]["0xf2"]["sent"], str(whole))
+    for factors, holds in (([1] * 6, True), ([1.002] * 6, False), ([1.01] * 5 + [1], True), ([0.9] * 6, True)):
+        found = posts.speed_of("hlt", {"ipi": whole, "patched": cell(factors)}, "ipi", "patched")
+        need([bound.holds for bound in found] == [holds] * 2, f"{factors}: {found}")
 
 
 def test_readme(_project):
