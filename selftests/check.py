@@ -91,6 +91,7 @@ TESTS = (
     Test(measuring.test_no_kvm, quick=True),
     Test(measuring.test_latency_reader, quick=True),
     Test(measuring.test_live, seconds=150),
+    Test(measuring.test_tasks, seconds=40),
     Test(measuring.test_live_interval, quick=True),
     Test(farm.test_ktap, quick=True),
     Test(farm.test_ci_kit, quick=True),

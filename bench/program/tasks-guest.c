@@ -122,6 +122,7 @@ void tasks_main(u64 vcpu)
 	asm volatile("sti");
 	while (!READ_ONCE(tokens.wakes))
 		;
+	apf_ask(TASKS_BEGIN);
 	me()->t_start = rdtsc();
 	while (me()->round < me()->rounds) {
 		for (page = 0; page < me()->nr_pages; page++) {

@@ -38,6 +38,18 @@ static const char help[] =
 "Exit status: 0 done, 1 an event was lost or came where the guest cannot sleep, or a\n"
 "failure, 2 wrong usage, 4 skipped: KVM or userfaultfd cannot be used here.\n";
 
+static int stats_fd;
+static struct vcpu_stats before;
+
+/* What is measured begins. */
+static bool asked(struct apf_host_vcpu *v, u32 what)
+{
+	(void)v;
+	if (what == TASKS_BEGIN)
+		vcpu_stats_read(stats_fd, &before);
+	return what == TASKS_BEGIN;
+}
+
 static struct apf_setup setup = {
 	.name = "tasks",
 	.nr_vcpus = 1,
@@ -48,6 +60,7 @@ static struct apf_setup setup = {
 	.gap_max = 2000,
 	.delay_max = 40000,
 	.guest_main = tasks_main,
+	.asked = asked,
 };
 
 static const char * const told_names[TASKS_NR_TOLD] = { "user", "always", "list" };
@@ -121,15 +134,6 @@ bool tasks_parse(int argc, char **argv)
 	return true;
 }
 
-static u64 page_of_guest(struct kvm_vm *vm, u64 *gpa)
-{
-	gva_t gva = vm_alloc(vm, PAGE_SIZE, KVM_UTIL_MIN_VADDR);
-
-	memset(addr_gva2hva(vm, gva), 0, PAGE_SIZE);
-	*gpa = addr_gva2gpa(vm, gva);
-	return gva;
-}
-
 static struct tasks *setup_guest(struct kvm_vm *vm)
 {
 	gva_t gva = vm_alloc(vm, sizeof(struct tasks), KVM_UTIL_MIN_VADDR);
@@ -139,8 +143,8 @@ static struct tasks *setup_guest(struct kvm_vm *vm)
 	write_guest_global(vm, tasks, (struct tasks *)gva);
 	t->told = told;
 	t->held = held;
-	t->words = page_of_guest(vm, &t->words_gpa);
-	t->list = page_of_guest(vm, &t->list_gpa);
+	apf_vm_page(vm, &t->words, &t->words_gpa);
+	apf_vm_page(vm, &t->list, &t->list_gpa);
 	vm_install_exception_handler(vm, PF_VECTOR, tasks_fault);
 	vm_install_exception_handler(vm, APF_VEC, tasks_ready);
 	return t;
@@ -152,9 +156,9 @@ static bool more(struct apf_vm *a)
 	return true;
 }
 
-static void report(const struct tasks *t, const struct apf_vcpu *g, long long exits)
+static void report(const struct tasks *t, const struct apf_vcpu *g, long long exits, u64 stalled)
 {
-	u64 ticks = g->t_end - g->t_start;
+	u64 ticks = g->t_end > g->t_start ? g->t_end - g->t_start : 0;
 
 	if (opts.output == OUTPUT_JSON) {
 		printf("{\"benchmark\": \"tasks\", \"told\": \"%s\", \"held\": %lu, ",
@@ -164,6 +168,8 @@ static void report(const struct tasks *t, const struct apf_vcpu *g, long long ex
 		       t->slept, t->halted);
 		printf("\"forbidden\": %lu, \"lost\": %lu, \"wrong_page\": %lu, ", t->forbidden,
 		       g->announced - t->ready, g->wrong_page);
+		printf("\"missing\": %lu, \"stalled\": %lu, ",
+		       setup.rounds * PAGES - g->touched, stalled);
 		printf("\"other\": %lu, \"ticks\": %lu, \"exits\": %lld}\n", t->other, ticks,
 		       exits);
 		return;
@@ -176,22 +182,20 @@ static void report(const struct tasks *t, const struct apf_vcpu *g, long long ex
 
 int tasks_run(void)
 {
-	struct vcpu_stats before, after;
+	struct vcpu_stats after;
 	static struct apf_vm a;
 	struct apf_vcpu *g;
 	struct tasks *t;
-	int stats_fd;
 	bool ok;
 
 	apf_vm_create(&a, &setup);
 	t = setup_guest(a.vm);
 	g = a.v[0].g;
 	stats_fd = vcpu_get_stats_fd(a.v[0].vcpu);
-	vcpu_stats_read(stats_fd, &before);
 	apf_vm_start(&a);
 	apf_vm_run(&a, more);
 	vcpu_stats_read(stats_fd, &after);
-	report(t, g, counter_delta(before.n[ST_EXITS], after.n[ST_EXITS]));
+	report(t, g, counter_delta(before.n[ST_EXITS], after.n[ST_EXITS]), a.stalled);
 	ok = g->touched == setup.rounds * PAGES && g->announced == t->ready && !t->forbidden &&
 	     !g->wrong_page && !a.stalled;
 	close(stats_fd);

@@ -5,6 +5,10 @@
 
 #include <linux/types.h>
 
+#include "apf-guest.h"
+
+#define TASKS_BEGIN	APF_ASK_OWN	/* the guest is about to touch its first page */
+
 /* When the guest is told of a page that is not present */
 enum tasks_told {
 	TASKS_USER,	/* in user mode only, as Linux asks for: the vCPU halts in kernel mode */

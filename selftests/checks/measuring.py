@@ -12,7 +12,7 @@ import subprocess
 import time
 from xml.etree import ElementTree
 
-from bench import flight, latency, paired, posts, report, run, turns
+from bench import flight, latency, paired, posts, report, run, tasks, turns
 from lab import bases, lab
 from selftests.checks.labs import take_interrupts
 from selftests.project import command, need, ROOT, WITHOUT_KVM
@@ -232,6 +232,10 @@ def test_paired(_project):
     # Control: figures that are not paired hide the same tenth behind what the seed does.
     apart = [paired.compared(rounds(1.1)[0], rounds(1.1)[1]) for _ in range(trials)]
     need(sum(one.differs for one in apart) < 0.2 * trials, "unpaired figures say as much")
+    # Few counts: 10 beside 25 do not say that there are more than a quarter, 25 do, and 0 of 0 say nothing.
+    few = [paired.chance_of(n, 25, 0.25) for n in (0, 6, 10, 25)]
+    need(few[0] > 0.999 and few[1] > 0.5 and few[2] > 0.05 and few[3] < 1e-5 and
+         paired.chance_of(0, 0, 0.25) > 0.999, str(few))
     alike = paired.compared([101] * 6, [100] * 6)
     need(alike.differs and alike.fixed and "at most 0.0 would" in paired.family([alike])[0], str(alike))
     need(not set(paired.seeds(1)) & set(paired.seeds(2)), "two seeds share rounds")
@@ -242,15 +246,30 @@ def test_turns(_project):
     one = json.loads((ROOT / "docs/results.json").read_text())["labs"]["vmx"]["workloads"]["hlt"]["patched"]
 
     def cell(factors):
-        return turns.merged([{**one, "seed": seed, "send_mean": 1000 * f, "posts_per_mtick": 500 / f, "latency_max": seed}
-                             for seed, f in enumerate(factors, 1)])
+        return turns.merged([{**one, "seed": seed, "send_mean": 1000 * f, "posts_per_mtick": 500 / f,
+                              "latency_max": seed} for seed, f in enumerate(factors, 1)])
     whole = cell([1] * 6)
     need(whole["posted"] == 6 * one["posted"] and whole["latency_max"] == 6 and whole["seed"] == one["seed"] and
          whole["latency_p50"] == one["latency_p50"] and whole["send_mean"] == 1000 and
          whole["emulator"]["vectors"]["0xf2"]["sent"] == 6 * one["emulator"]["vectors"]["0xf2"]["sent"], str(whole))
-    for factors, holds in (([1] * 6, True), ([1.002] * 6, False), ([1.01] * 5 + [1], True), ([0.9] * 6, True)):
+    for factors, holds in (([1] * 6, True), ([1.002] * 6, False), ([1.01] * 4 + [1] * 2, False),
+                           ([1] * 4 + [1.01] * 2, True), ([0.9] * 6, True)):
         found = posts.speed_of("hlt", {"ipi": whole, "patched": cell(factors)}, "ipi", "patched")
         need([bound.holds for bound in found] == [holds] * 2, f"{factors}: {found}")
+
+
+def test_tasks(project):
+    """told by its list, a task that waits for pages in its kernel sleeps where it can, and only there (vmx lab)"""
+    script = "\n".join(f"kvm-mode-bench tasks --json --rounds 2 --told {told} || exit 1"
+                       for told in ("user", "always", "list"))
+    done = lab.run("vmx", "patched", script, build=project.build, hang=300, log=project.log("vmx-tasks"))
+    need(done.status == 0, f"status {done.status}: " + "\n".join(done.lines[-5:]))
+    user, always, told = (json.loads(line) for line in done.lines if line.startswith("{"))
+    need(all(cell["pages"] == 128 and not any(cell[key] for key in tasks.BAD) for cell in (user, always, told)),
+         str((user, always, told)))
+    need(not user["announced"] and not user["other"], str(user))
+    need(always["halted"] and always["slept"] and always["other"], str(always))
+    need(not told["halted"] and told["announced"] == told["slept"] > 0 and told["other"], str(told))
 
 
 def test_readme(_project):
