@@ -11,6 +11,7 @@
 #define APIC_SPIV_MSR	(APIC_BASE_MSR + (APIC_SPIV >> 4))
 #define EOI_MSR		(APIC_BASE_MSR + (APIC_EOI >> 4))
 #define GARBAGE		0x12345678u
+#define RFLAGS_IF	BIT(9)
 
 struct apf_vcpu *apf_guest_vcpus;
 
@@ -143,6 +144,7 @@ void apf_guest_fault(struct ex_regs *regs)
 	u64 token;
 
 	asm volatile("mov %%cr2, %0" : "=r"(token));
+	GUEST_ASSERT(regs->rflags & RFLAGS_IF);
 	if (v->ext) {
 		GUEST_ASSERT(regs->error_code == v->error_code);
 	} else {

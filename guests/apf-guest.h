@@ -51,7 +51,7 @@ enum apf_ask {
 	APF_ASK_UNPROTECT,
 	APF_ASK_LOG,		/* dirty logging of the areas' memslot */
 	APF_ASK_UNLOG,
-	APF_ASK_MSRS,		/* KVM_GET_MSRS, KVM_SET_MSRS of the three */
+	APF_ASK_MSRS,		/* KVM_GET_MSRS, KVM_SET_MSRS of INT and EN, and @ext_msr */
 	APF_ASK_OFF,		/* KVM_SET_MSRS: EN becomes 0 */
 	APF_ASK_EVENTS,		/* KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS */
 	APF_ASK_RESET,		/* all state as at the start; does not return */

@@ -172,12 +172,13 @@ static void protect_areas(struct apf_vm *a, int prot)
 }
 
 /* As userspace does that saves a vCPU's state and goes on with it */
-static void msrs_again(struct kvm_vcpu *vcpu)
+static void msrs_again(struct apf_host_vcpu *v)
 {
-	static const u32 msrs[] = { MSR_KVM_ASYNC_PF_INT, MSR_KVM_ASYNC_PF_EN };
+	const u32 msrs[] = { MSR_KVM_ASYNC_PF_INT, MSR_KVM_ASYNC_PF_EN, v->g->ext_msr };
+	struct kvm_vcpu *vcpu = v->vcpu;
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(msrs); i++)
+	for (i = 0; i < ARRAY_SIZE(msrs) && msrs[i]; i++)
 		vcpu_set_msr(vcpu, msrs[i], vcpu_get_msr(vcpu, msrs[i]));
 }
 
@@ -252,7 +253,7 @@ static void asked(struct apf_host_vcpu *v, enum apf_ask what)
 	case APF_ASK_UNPROTECT:
 		return protect_areas(a, PROT_READ | PROT_WRITE);
 	case APF_ASK_MSRS:
-		return msrs_again(v->vcpu);
+		return msrs_again(v);
 	case APF_ASK_OFF:
 		return msr_off(v->vcpu);
 	case APF_ASK_EVENTS:
@@ -451,6 +452,13 @@ void apf_vm_start(struct apf_vm *a)
 	thread_begin(&a->giver, giver_fn, a);
 	for (i = 0; i < a->cfg.nr_vcpus; i++)
 		thread_begin(&a->v[i].thread, vcpu_fn, &a->v[i]);
+}
+
+void *apf_vm_page(struct kvm_vm *vm, u64 *gva, u64 *gpa)
+{
+	*gva = vm_alloc(vm, PAGE_SIZE, KVM_UTIL_MIN_VADDR);
+	*gpa = addr_gva2gpa(vm, *gva);
+	return memset(addr_gva2hva(vm, *gva), 0, PAGE_SIZE);
 }
 
 /* --- running it ------------------------------------------------------------ */

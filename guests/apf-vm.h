@@ -102,6 +102,9 @@ void apf_vm_count(struct apf_vm *a, struct apf_count *c);
 void apf_vm_tell_wrong(struct apf_vm *a);
 void apf_vm_free(struct apf_vm *a);
 
+/* A page of zeroes, present, and its addresses */
+void *apf_vm_page(struct kvm_vm *vm, u64 *gva, u64 *gpa);
+
 /*
  * For callers that run the vCPUs and give the pages themselves, without
  * apf_vm_start(): a page of vCPU @i; the areas' memslot, none if @there is false.

@@ -115,6 +115,7 @@ DYNAMIC = {"vmx": {
     "apf-fail-in-smm": ("", "apf_report_test -d 60 -c SMM", r"not ok"),
     "apf-fail-in-l2": ("", "apf_report_test -d 60 -c L2", r"not ok"),
     "apf-fail-kept": ("", "apf_report_test -d 60 -n 3000 -c 'brought back'", r"stale [1-9]"),
+    "apf-masked": ("", "apf_pred_test -d 60 -c 'interrupts are disabled'", BUG),
     "apf-pred-not-hidden": ("", "apf_pred_test -d 60 -c hidden", r"failed_line [1-9]"),
     "apf-pred-mask-left-out": ("", "apf_pred_test -d 60 -c 'it can sleep'", r"not ok"),
     "apf-pred-load-left-out": ("", "apf_pred_test -d 60 -n 1000 -c 'userspace changes'", r"forbidden [1-9]"),

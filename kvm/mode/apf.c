@@ -218,12 +218,13 @@ static int apf_try_send(struct kvm_vcpu *vcpu, bool own)
 }
 
 /* As KVM does it for the guest: a signal ends it.  A user access would spin then. */
-static bool apf_fault_in(struct kvm_vcpu *vcpu)
+int kvm_apf_fault_in(unsigned long hva, unsigned int flags)
 {
-	unsigned long hva = apf_token_hva(vcpu, NULL);
+	int r = -EFAULT;
 
-	return !kvm_is_error_hva(hva) &&
-	       get_user_pages_unlocked(hva, 1, NULL, FOLL_WRITE | FOLL_INTERRUPTIBLE) == 1;
+	if (!kvm_is_error_hva(hva))
+		r = get_user_pages_unlocked(hva, 1, NULL, flags | FOLL_INTERRUPTIBLE);
+	return r < 0 ? r : 0;
 }
 
 static void apf_send_own(struct kvm_vcpu *vcpu)
@@ -236,7 +237,7 @@ static void apf_send_own(struct kvm_vcpu *vcpu)
 		spin_unlock(&vcpu->async_pf.lock);
 		if (r >= 0)
 			return;
-	} while (tries-- && apf_fault_in(vcpu));
+	} while (tries-- && !kvm_apf_fault_in(apf_token_hva(vcpu, NULL), FOLL_WRITE));
 
 	/* The memslot is gone, or the host's mapping; nobody tells when it is back. */
 	mod_timer(&vcpu->arch.apf.retry, jiffies + APF_RETRY);

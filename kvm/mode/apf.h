@@ -65,6 +65,12 @@ void kvm_apf_forget(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
 /* Its page is mapped, and may be faulted on anew: called once for each event. */
 void kvm_apf_page_mapped(struct kvm_vcpu *vcpu, struct kvm_async_pf *work);
 
+/*
+ * Makes a page of the guest's present, for FOLL_* @flags; may be gone again at once.
+ * -EINTR: a signal has come; else an error if it cannot be had.  May sleep.
+ */
+int kvm_apf_fault_in(unsigned long hva, unsigned int flags);
+
 /* Before each entry with KVM_REQ_APF_READY.  May sleep. */
 void kvm_apf_process(struct kvm_vcpu *vcpu);
 

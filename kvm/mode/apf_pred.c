@@ -7,7 +7,6 @@
  * KVM_ASYNC_PF_PRED_LOADS reads.
  */
 #include <linux/kvm_host.h>
-#include <linux/mm.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
@@ -62,18 +61,27 @@ static bool read_predicate(struct kvm *kvm, gpa_t gpa, struct kvm_apf_predicate 
 	return true;
 }
 
-/* The list that the MSR names takes the place of the one before.  1: it is none; or -ENOMEM. */
+/*
+ * The list that the MSR names takes the place of the one before.  1: it is none; -ENOMEM.
+ * If a signal comes first there is no list, and KVM_RUN is entered again to read it.
+ */
 static int take_predicate(struct kvm_vcpu *vcpu)
 {
 	gpa_t gpa = (vcpu->arch.apf.msr_ext_val & KVM_ASYNC_PF_EXT_PAGE) + KVM_ASYNC_PF_PRED_OFFSET;
-	struct kvm_apf_predicate *p = kmalloc(sizeof(*p), GFP_KERNEL_ACCOUNT);
+	struct kvm_apf_predicate found = {}, *p = NULL;
+	int r;
 
-	if (!p)
-		return -ENOMEM;
-
-	if (!read_predicate(vcpu->kvm, gpa, p)) {
-		kfree(p);
+	r = kvm_apf_fault_in(gfn_to_hva_prot(vcpu->kvm, gpa_to_gfn(gpa), NULL), 0);
+	if (r && r != -EINTR)
 		return 1;
+
+	if (!r) {
+		if (!read_predicate(vcpu->kvm, gpa, &found))
+			return 1;
+
+		p = kmemdup(&found, sizeof(found), GFP_KERNEL_ACCOUNT);
+		if (!p)
+			return -ENOMEM;
 	}
 
 	kvm_apf_free_predicate(vcpu);
@@ -99,15 +107,9 @@ int kvm_apf_set_ext_page(struct kvm_vcpu *vcpu, u64 data, bool host_initiated)
 	return r;
 }
 
-/* As KVM faults in a page for the guest: a signal ends it.  A user access would spin then. */
 void kvm_apf_load_predicate(struct kvm_vcpu *vcpu)
 {
-	gfn_t gfn = gpa_to_gfn(vcpu->arch.apf.msr_ext_val & KVM_ASYNC_PF_EXT_PAGE);
-	unsigned long hva = gfn_to_hva_prot(vcpu->kvm, gfn, NULL);
-
-	if (!kvm_is_error_hva(hva) &&
-	    get_user_pages_unlocked(hva, 1, NULL, FOLL_INTERRUPTIBLE) == 1)
-		take_predicate(vcpu);
+	take_predicate(vcpu);
 }
 
 /* If it is present.  Not torn, but of eight bytes on a 32-bit host. */
@@ -162,11 +164,15 @@ bool kvm_apf_can_sleep(struct kvm_vcpu *vcpu)
 
 bool kvm_apf_forbidden(struct kvm_vcpu *vcpu)
 {
-	bool masked = kvm_x86_call(interrupt_allowed)(vcpu, false) <= 0;
-	int cpl = kvm_x86_call(get_cpl)(vcpu);
+	bool masked;
+	int cpl;
 
-	if (!kvm_apf_marks(vcpu) || is_guest_mode(vcpu) ||
-	    (!masked && !is_smm(vcpu) && (cpl || vcpu->arch.apf.can_sleep)))
+	if (!kvm_apf_marks(vcpu) || is_guest_mode(vcpu))
+		return false;
+
+	masked = !kvm_x86_call(interrupt_allowed)(vcpu, false);
+	cpl = kvm_x86_call(get_cpl)(vcpu);
+	if (!masked && !is_smm(vcpu) && (cpl || vcpu->arch.apf.can_sleep))
 		return false;
 
 	vcpu_err(vcpu, "a page is announced where the guest cannot sleep: CPL %d, interrupts %s, rIP 0x%lx\n",

@@ -13,6 +13,8 @@
 
 #include <asm/kvm_apf.h>
 
+#include "apf.h"
+
 /*
  * kvm_apf_set_ext(), with the page: read and verified now if it is the guest that
  * writes, else when KVM_RUN is entered, as userspace may load the MSRs before there is
@@ -21,7 +23,10 @@
  */
 int kvm_apf_set_ext_page(struct kvm_vcpu *vcpu, u64 data, bool host_initiated);
 
-/* KVM_RUN is entered.  Is the page still to be read?  Then read it; may sleep. */
+/*
+ * KVM_RUN is entered.  Is the page still to be read?  Then read it; may sleep.  A list
+ * that userspace has loaded broken is looked at each time: its memory may come later.
+ */
 static inline bool kvm_apf_predicate_due(struct kvm_vcpu *vcpu)
 {
 	return vcpu->arch.apf.msr_ext_val & KVM_ASYNC_PF_EXT_PRED && !vcpu->arch.apf.predicate;

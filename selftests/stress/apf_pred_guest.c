@@ -15,7 +15,8 @@
 #define ENABLE		(KVM_ASYNC_PF_ENABLED | KVM_ASYNC_PF_DELIVERY_AS_INT)
 #define RFLAGS_IF	BIT(9)
 #define MMIO_GPA	0xfee00000ull
-#define VERDICT_EVERY	64	/* of the lists that are taken, one in so many */
+#define VERDICT_EVERY	8	/* of the lists that are taken, one in so many */
+#define VERDICTS_YES	8	/* at least */
 
 struct apf_pred *apf_pred;
 
@@ -467,7 +468,7 @@ static void fuzz(void)
 	neutral();
 	wrmsr(MSR_KVM_ASYNC_PF_INT, APF_VEC);
 	asm volatile("sti");
-	while (!READ_ONCE(me()->stop)) {
+	while (!READ_ONCE(me()->stop) || apf_pred->yes < VERDICTS_YES) {
 		changed = random_list(&rnd);
 		valid = list_is_valid();
 		wrmsr(MSR_KVM_ASYNC_PF_EXT, 0);

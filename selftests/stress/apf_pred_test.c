@@ -29,13 +29,6 @@ static struct kvm_vcpu *vcpu_of(struct step *s)
 
 static struct pred_words *words;
 
-static void *page_of_guest(struct kvm_vm *vm, u64 *gva, u64 *gpa)
-{
-	*gva = vm_alloc(vm, PAGE_SIZE, KVM_UTIL_MIN_VADDR);
-	*gpa = addr_gva2gpa(vm, *gva);
-	return memset(addr_gva2hva(vm, *gva), 0, PAGE_SIZE);	/* present from now on */
-}
-
 static struct apf_pred *setup_guest(struct apf_vm *a, enum pred_guest guest, u64 state)
 {
 	struct apf_pred *p;
@@ -45,8 +38,8 @@ static struct apf_pred *setup_guest(struct apf_vm *a, enum pred_guest guest, u64
 	p = addr_gva2hva(a->vm, gva);
 	memset(p, 0, sizeof(*p));
 	write_guest_global(a->vm, apf_pred, (struct apf_pred *)gva);
-	words = page_of_guest(a->vm, &p->words, &p->words_gpa);
-	page_of_guest(a->vm, &p->list, &p->list_gpa);
+	words = apf_vm_page(a->vm, &p->words, &p->words_gpa);
+	apf_vm_page(a->vm, &p->list, &p->list_gpa);
 	p->pages_gpa = memslot2region(a->vm, PAGES_SLOT)->region.guest_phys_addr;
 	vm_install_exception_handler(a->vm, PF_VECTOR, apf_pred_fault);
 	vm_install_exception_handler(a->vm, APF_VEC, apf_pred_ready);
@@ -329,8 +322,8 @@ static void everything(void)
 		u64 gva, gpa, word_gpa;
 
 		g = vm.v[i].g;
-		list = page_of_guest(vm.vm, &gva, &gpa) + KVM_ASYNC_PF_PRED_OFFSET;
-		page_of_guest(vm.vm, &gva, &word_gpa);	/* of zeroes */
+		list = apf_vm_page(vm.vm, &gva, &gpa) + KVM_ASYNC_PF_PRED_OFFSET;
+		apf_vm_page(vm.vm, &gva, &word_gpa);	/* of zeroes */
 		list->magic = KVM_ASYNC_PF_PRED_MAGIC;
 		list->version = KVM_ASYNC_PF_PRED_VERSION;
 		list->nr_loads = 1;
@@ -355,7 +348,7 @@ static void random_lists(void)
 {
 	many(PRED_FUZZ, 0, false);
 	tell(pred->taken && pred->taken < pred->lists && pred->verdicts && pred->t.announced &&
-	     !pred->wrong_list && !pred->unasked && pred->untold < pred->yes / 2 &&
+	     !pred->wrong_list && !pred->unasked && pred->untold * 2 <= pred->yes &&
 	     !pred->t.again && !pred->forbidden && !pred->elsewhere &&
 	     pred->kernel == pred->t.announced && pred->t.announced == pred->t.ready &&
 	     !pred->wrong_page && !vm.stalled,
