@@ -866,7 +866,8 @@ static void closed_by(bool other_process)
 	struct closer closer;
 
 	step_begin(s, VMM_EVENT, (struct apf_setup){ .areas_shared = true });
-	ok = goes_to(s, VMM_ANNOUNCED);
+	/* A worker that has not begun is cancelled, and not waited for. */
+	ok = goes_to(s, VMM_ANNOUNCED) && awaited(s, patience_ms());
 	alias = s->a.areas->host_alias;
 	close_begin(s, &closer, other_process);
 	early = close_ended(&closer, 100);
