@@ -9,7 +9,6 @@ independent: the sign test's interval, for which the ratios may be distributed i
 interval with 1 in it is "no difference seen". Of many comparisons some differ by chance; family()
 says how many of a table's would if none did. Emulators repeat: where every round gives the same, the
 seeds change nothing there, and the interval says nothing of chance."""
-import math
 import statistics
 from typing import NamedTuple
 
@@ -57,13 +56,6 @@ def compared(ones, others):
         return None
     ratios = [a / b for a, b in zip(ones, others)]
     return Compared(statistics.median(ratios), min(ratios), max(ratios), len(ratios))
-
-
-def chance_of(one, other, ratio):
-    """Of counting @one or more, where @other was counted beside it, if there are @ratio times as many: the
-    binomial test of two Poisson counts.  For counts of which there are few."""
-    both, share = one + other, ratio / (1 + ratio)
-    return sum(math.comb(both, n) * share ** n * (1 - share) ** (both - n) for n in range(one, both + 1))
 
 
 def family(found):

@@ -34,7 +34,6 @@ LABS = emulators.amounts("post")
 
 # Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
 SPURIOUS_WORKLOADS = ("exits", "mixed", *IRQFD_WORKLOADS, "timer-exits")
-CHANCE = 0.01               # of counts that say more than a bound: below it the bound is missed
 RATE_TOLERANCE = 0.001      # posts per tick, ticks per post: patched to the base
 # With one seed they differ by more than that between two builds of the same, as a target that halts has
 # waits of many lengths: run in turns with a seed each, the bound is of the middle one.
@@ -211,11 +210,8 @@ def wasted(workload, cell, limits, variant="patched"):
         return []
     most, base = limits["wasted_ratio"], base_of(limits, cell)
     ratio = wasted_to(cell, variant, base)
-    what, limit = f"{workload}: spurious notifications per post, {variant}/{base}", f"at most {most}"
-    if workload not in TIMER_WORKLOADS:
-        return [Bound(ratio <= most, what, ratio, limit)]
-    return [Bound(paired.chance_of(cell[variant]["notify_spurious"], cell[base]["notify_spurious"], most) >= CHANCE,
-                  what, ratio, f"{limit}, as far as so few tell")]
+    return [Bound(ratio <= most, f"{workload}: spurious notifications per post, {variant}/{base}", ratio,
+                  f"at most {most}")]
 
 
 def off_as_base(workload, cell, limits):

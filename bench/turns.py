@@ -2,9 +2,8 @@
 """One run of the posting benchmark in turns, each with a seed of its own: its cell, as of one run, with
 the figures of each turn beside it, which a variant is compared by (paired.py). Used by posts.py.
 
-Of posts to a vCPU that halts, 10,000 a turn, the ratio of two variants differed from seed to seed by a
-standard deviation of 0.25% (posts per tick) and 0.43% (ticks of a post): the middle of six shows a loss of
-0.5% with some 95%, of 0.3% with 70 to 90%; a bound of one seed showed what that seed does."""
+Of posts to a vCPU that halts the ratio of two variants differs from seed to seed by more than the bound
+allows: a bound of one seed shows what that seed does."""
 import statistics
 
 from bench import paired

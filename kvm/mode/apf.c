@@ -224,7 +224,9 @@ int kvm_apf_fault_in(unsigned long hva, unsigned int flags)
 
 	if (!kvm_is_error_hva(hva))
 		r = get_user_pages_unlocked(hva, 1, NULL, flags | FOLL_INTERRUPTIBLE);
-	return r < 0 ? r : 0;
+	if (r == 1)
+		return 0;
+	return r < 0 ? r : -EFAULT;
 }
 
 static void apf_send_own(struct kvm_vcpu *vcpu)
