@@ -35,10 +35,13 @@ LABS = emulators.amounts("post")
 # Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
 SPURIOUS_WORKLOADS = ("exits", "mixed", *IRQFD_WORKLOADS, "timer-exits")
 RATE_TOLERANCE = 0.001      # posts per tick, ticks per post: patched to the base
-# With one seed they differ by more than that between two builds of the same, as a target that halts has
-# waits of many lengths: run in turns with a seed each, the bound is of the middle one.
+# A target that halts is woken more or less often, so that the ticks of a post differ by 0.2 to 0.7% from
+# seed to seed: run in turns with a seed each, the bound is of the middle one.  That is good for what the
+# series gains there, 0.4%, and not for a bound of 0.1% on what its counts leave of that: these are held
+# to the series without them.  So both are judged where that one was run, too.
 IN_TURNS = {"vmx": ("hlt",)}
 TURN = 10000                # posts of one, at least
+COUNTS_TOLERANCE = 0.01
 
 
 def workloads_of(name):
@@ -62,7 +65,8 @@ def options_of(workload):
 
 def seeds_of(name, workload, variant, variants, seed):
     """Of the turns, or the one.  The series, and what of @variants it is held against, alike."""
-    if workload not in IN_TURNS.get(name, ()) or variant not in (*SERIES, base_of(LABS[name], variants)):
+    if workload not in IN_TURNS.get(name, ()) or "bare" not in variants or \
+            variant not in (*SERIES, base_of(LABS[name], variants)):
         return (seed,)
     return paired.seeds(seed)
 
@@ -192,7 +196,7 @@ def bounds(name, cells):
             if emulators.of(name).notifies:
                 found += wasted(workload, cell, LABS[name], variant)
             if emulators.of(name).parallel and workload not in TIMER_WORKLOADS:    # no sender
-                found += speed_of(workload, cell, base, variant)
+                found += speed_of(workload, cell, variant, *held_to(name, workload, cell, base, variant))
         # Of timers there are too few for it.
         if emulators.of(name).notifies and "patched_off" in cell and workload not in TIMER_WORKLOADS:
             found += off_as_base(workload, cell, LABS[name])
@@ -236,20 +240,31 @@ def baseline(name, cells):
     return base_of(LABS.get(name, {}), cells)
 
 
-def speed_of(workload, cell, base, variant):
+def held_to(name, workload, cell, base, variant):
+    """(the variant that the speed of @variant is held to, or None; how closely)"""
+    if workload not in IN_TURNS.get(name, ()):
+        return base, RATE_TOLERANCE
+    if "bare" not in cell:
+        return None, None
+    return (base, RATE_TOLERANCE) if variant == "bare" else ("bare", COUNTS_TOLERANCE)
+
+
+def speed_of(workload, cell, variant, base, tolerance):
     """[Bound] of posts per tick, and of ticks per post; where they were run in turns, of the middle one."""
+    if not base:
+        return []
     what = (f"{workload}: posts per tick, {variant}/{base}",
             f"{workload}: ticks that a sender spends in one post, {variant}/{base}")
-    limit = f"at least {1 - RATE_TOLERANCE}", f"at most {1 + RATE_TOLERANCE}"
+    limit = f"at least {1 - tolerance}", f"at most {1 + tolerance}"
     speed, cost = (turns.compared(cell[variant], cell[base], figure) for figure in ("posts_per_mtick", "send_mean"))
     if speed and cost:
-        return [Bound(speed.middle >= 1 - RATE_TOLERANCE, f"{what[0]}, over seeds", speed.middle, limit[0]),
-                Bound(cost.middle <= 1 + RATE_TOLERANCE, f"{what[1]}, over seeds", cost.middle, limit[1])]
-    rate = {v: cell[v]["posted"] / cell[v]["ticks"] for v in (base, variant)}
-    speed = rate[variant] / rate[base]
-    cost = cell[variant]["send_mean"] / cell[base]["send_mean"]
-    return [Bound(speed >= 1 - RATE_TOLERANCE, what[0], speed, limit[0]),
-            Bound(cost <= 1 + RATE_TOLERANCE, what[1], cost, limit[1])]
+        what, speed, cost = [f"{text}, over seeds" for text in what], speed.middle, cost.middle
+    else:
+        rate = {v: cell[v]["posted"] / cell[v]["ticks"] for v in (base, variant)}
+        speed = rate[variant] / rate[base]
+        cost = cell[variant]["send_mean"] / cell[base]["send_mean"]
+    return [Bound(speed >= 1 - tolerance, what[0], speed, limit[0]),
+            Bound(cost <= 1 + tolerance, what[1], cost, limit[1])]
 
 
 def cases(name, cells):

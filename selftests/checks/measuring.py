@@ -250,8 +250,16 @@ def test_turns(_project):
          whole["emulator"]["vectors"]["0xf2"]["sent"] == 6 * one["emulator"]["vectors"]["0xf2"]["sent"], str(whole))
     for factors, holds in (([1] * 6, True), ([1.002] * 6, False), ([1.01] * 4 + [1] * 2, False),
                            ([1] * 4 + [1.01] * 2, True), ([0.9] * 6, True)):
-        found = posts.speed_of("hlt", {"ipi": whole, "patched": cell(factors)}, "ipi", "patched")
-        need([bound.holds for bound in found] == [holds] * 2, f"{factors}: {found}")
+        found = posts.bounds("vmx", {"hlt": {"ipi": whole, "bare": cell(factors),
+                                             "patched": cell([factor * 1.009 for factor in factors])}})
+        need(all(bound.holds == (holds or "patched/bare" in bound.what) for bound in found) and len(found) == 4,
+             f"{factors}: {found}")
+    cells = {"hlt": {"ipi": whole, "bare": whole, "patched": cell([1.011] * 6)}}
+    found = posts.bounds("vmx", cells)
+    need({bound.what.split()[-3]: bound.holds for bound in found} ==
+         {"bare/ipi,": True, "patched/bare,": False}, str(found))
+    del cells["hlt"]["bare"]
+    need(not posts.bounds("vmx", cells), "a bound that needs the series without its counts, which was not run")
 
 
 def test_tasks(project):
