@@ -23,6 +23,16 @@ copy_base() {
 		include/linux/kvm*.h virt/kvm Documentation/virt/kvm tools/testing/selftests/kvm)
 }
 
+# copy_guest_base TREE: what the set `guest` changes besides.
+copy_guest_base() {
+	local name names to
+	to=$(realpath "$1")
+	names=$(patches_in guest)
+	for name in $names; do
+		sed -n 's,^--- a/,,p' "$(patch_file "$name")"
+	done | sort -u | (cd "$source" && xargs cp -a --parents --no-clobber -t "$to")
+}
+
 # patch_file NAME: a patch of the base's own or of all bases; nothing where the base has none.
 patch_file() {
 	local file
@@ -50,6 +60,15 @@ patches() {
 # sets: of mails, in order.
 sets() {
 	awk '!/^#/ && NF && !seen[$1]++ { print $1 }' "$here/patches/series"
+}
+
+# host_patches: the names of those that change KVM, and not what a guest of it runs.
+host_patches() {
+	local name known
+	known=$(patches)
+	for name in $known; do
+		[ "$(set_of "$name")" = guest ] || echo "$name"
+	done
 }
 
 # patches_in SET...: those of these sets only.
