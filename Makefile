@@ -72,6 +72,8 @@ help:
 	@echo 'make perf             the perf recipes of bench/perf in the labs, on patched KVM, to $(BUILD)/perf/'
 	@echo 'make cost             the instructions that the series adds to an exit, by name (svm lab)'
 	@echo 'make kicks            IPIs that kick elision leaves out, by what kicks (avic lab, AVIC off; vmx lab)'
+	@echo 'make guest-waits      what a Linux guest with our patches gains whose memory is swapped out (svm lab)'
+	@echo 'make guest-mutants    breaks the guest'"'"'s patches, one way at a time; a whole VM shows each (svm lab)'
 	@echo 'make tasks            what another task gets done while one waits for pages in kernel mode (vmx, avic labs)'
 	@echo 'make flight           notifications wasted when they, or VM entries, take time (vmx and avic labs)'
 	@echo 'make placement        what other places of the flag, and counts, would cost: a replica, native'
@@ -298,10 +300,28 @@ $(BUILD)/guest/.done: $(wildcard bench/guest/*) lab/mkoverlay.py $(KERNEL)/versi
 	@bench/guest/build.sh $(KERNEL)/image $(BUILD)/guest
 	@touch $@
 
+SMALL_KERNEL := lab/small-kernel/build.sh lab/small-kernel/small.config
+
+# A guest's kernel with the series' set `guest`.  Only its own patches and sources make it anew.
+$(BUILD)/guest-kernel/tree/.done: scripts/prepare-guest scripts/series.sh patches/series patches/landing \
+		$(wildcard patches/$(VERSION) patches/common) \
+		$(KERNEL)/version kvm/asm/kvm_apf.h lab/guest-kernel/waits_test.c \
+		$(wildcard $(foreach f,patches/$(VERSION) patches/common,$f/sched-* $f/rcu-* $f/x86-kvm-*))
+	@scripts/prepare-guest $(VERSION) $(SOURCE) $(@D)
+	@touch $@
+
+$(BUILD)/guest-kernel/version: $(BUILD)/guest-kernel/tree/.done $(SMALL_KERNEL) lab/guest-kernel/guest.config \
+		$(KERNEL)/.root
+	@$(call step,330,guest-kernel) "build the guest's kernel" lab/small-kernel/build.sh \
+		$(BUILD)/guest-kernel/tree $(@D) lab/guest-kernel/guest.config
+
+$(BUILD)/lab/guest-kernel.cpio: $(BUILD)/guest-kernel/version lab/mkoverlay.py
+	@lab/mkoverlay.py --out $@ --add $(BUILD)/guest-kernel/boot/vmlinuz-$$(cat $<):/guest/vmlinuz-guest
+
 $(BUILD)/lab/guest.cpio: $(BUILD)/guest/.done $(SHARED)/qemu/.done $(wildcard bench/guest/*.sh)
 	@lab/mkoverlay.py --out $@ --program $(SHARED)/qemu/qemu-system-x86_64 \
 		--add $(SHARED)/qemu/share:/usr/share/qemu --add $(BUILD)/guest:/guest \
-		--add bench/guest/boot.sh:/bin/boot.sh --add bench/guest/pressure.sh:/bin/pressure.sh
+		$(foreach f,boot pressure lost-page,--add bench/guest/$f.sh:/bin/$f.sh)
 
 $(BUILD)/lab/perf.cpio: lab/mkoverlay.py $(wildcard bench/perf/*) | deps
 	@mkdir -p $(@D)
@@ -322,6 +342,10 @@ flight: lab-setup qemu
 .PHONY: kicks
 kicks: lab-setup qemu $(BUILD)/bin/selftests/.done
 	@bench/kicks.py --build $(BUILD)
+
+.PHONY: guest-waits
+guest-waits: lab-setup qemu $(BUILD)/lab/guest.cpio $(BUILD)/lab/guest-kernel.cpio
+	@bench/guest/waits.py --build $(BUILD) --seed $(SEED)
 
 .PHONY: tasks
 tasks: lab-setup qemu
@@ -401,7 +425,7 @@ readme:
 
 .PHONY: check
 check: lab-setup qemu $(BUILD)/types.o $(SHARED)/herd7/.done $(SHARED)/lava/.done ci-kit $(if $(FULL),\
-		$(BUILD)/bin/selftests/.done $(addprefix $(BUILD)/lab/,rt.cpio perf.cpio guest.cpio live.cpio))
+		$(BUILD)/bin/selftests/.done $(addprefix $(BUILD)/lab/,rt.cpio perf.cpio guest.cpio guest-kernel.cpio live.cpio))
 	@selftests/check.py --build $(BUILD) --base $(BASE) $(if $(FULL),--full)
 
 .PHONY: stress
@@ -413,10 +437,10 @@ stress: $(if $(filter host,$(WHERE)),$(SHARED)/bin/stress/.done,lab-setup qemu)
 # Kernels with checkers built in, for L1 of the svm lab; then the stress tests on each.
 DEBUG_KERNELS := kasan kcsan
 
-$(BUILD)/debug/%/version: lab/debug-kernel/build.sh lab/debug-kernel/common.config \
+$(BUILD)/debug/%/version: $(SMALL_KERNEL) lab/debug-kernel/common.config \
 		lab/debug-kernel/%.config $(KERNEL)/version
-	@$(call step,800,debug-kernel-$*) "build the $* kernel" \
-		lab/debug-kernel/build.sh $* $(SOURCE) $(@D)
+	@$(call step,800,debug-kernel-$*) "build the $* kernel" lab/small-kernel/build.sh \
+		$(SOURCE) $(@D) lab/debug-kernel/common.config lab/debug-kernel/$*.config
 
 $(BUILD)/debug/%/lab.cpio: $(BUILD)/debug/%/version $(SERIES) scripts/prepare-tree scripts/build-modules scripts/lab-flags \
 		$(wildcard selftests/probe/*) $(SHARED)/bin/stress/.done $(wildcard lab/l1/*)
@@ -438,6 +462,10 @@ kvm-selftests: lab-setup qemu $(BUILD)/bin/selftests/.done
 .PHONY: mutants
 mutants: lab-setup qemu $(BUILD)/types.o
 	@selftests/mutants.py --build $(BUILD) --base $(BASE) $(ktap)
+
+.PHONY: guest-mutants
+guest-mutants: lab-setup qemu $(BUILD)/lab/guest.cpio $(BUILD)/lab/guest-kernel.cpio
+	@selftests/guest_mutants.py --build $(BUILD) --base $(BASE)
 
 .PHONY: turns
 turns: lab-setup qemu

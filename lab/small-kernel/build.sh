@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds a debug kernel for L1 in the svm lab, from the base's source, in the
-# layout of an unpacked linux-image package.  Called by the top Makefile for
-# `make debug-kernel`; scripts/build-modules then builds KVM against OUT/build.
+# Builds a small kernel from the base's source: small.config and CONFIG on top of tinyconfig, in
+# the layout of an unpacked linux-image package.  Called by the top Makefile, for L1's debug
+# kernels, against whose OUT/build scripts/build-modules then builds KVM, and for the guest's.
 #
-#   build.sh kasan|kcsan SOURCE OUT
+#   build.sh SOURCE OUT CONFIG...
 set -euo pipefail
 
 # shellcheck source=scripts/help.sh
@@ -12,13 +12,13 @@ set -euo pipefail
 
 usage()
 {
-	echo "usage: build.sh kasan|kcsan SOURCE OUT" >&2
+	echo "usage: build.sh SOURCE OUT CONFIG..." >&2
 	exit 2
 }
 
 die()
 {
-	echo "debug-kernel: $*" >&2
+	echo "small-kernel: $*" >&2
 	exit 1
 }
 
@@ -34,7 +34,7 @@ check_config()
 		CONFIG_*=*) grep -qx "$line" "$obj/.config" || missing+=("$line") ;;
 		"# CONFIG_"*) ! grep -q "^$name=" "$obj/.config" || missing+=("$line") ;;
 		esac
-	done < <(cat "$here/common.config" "$here/$variant.config")
+	done < <(cat "${configs[@]}")
 	[ ${#missing[@]} -eq 0 ] || die "not possible in this source: ${missing[*]}"
 }
 
@@ -43,7 +43,7 @@ configure()
 	mkdir -p "$obj"
 	make -C "$source" O="$obj" tinyconfig
 	# A later line overrides an earlier one in olddefconfig's eyes.
-	cat "$here/common.config" "$here/$variant.config" >> "$obj/.config"
+	cat "${configs[@]}" >> "$obj/.config"
 	make -C "$source" O="$obj" olddefconfig
 	check_config
 }
@@ -55,20 +55,23 @@ install_image()
 	release=$(make -s -C "$source" O="$obj" kernelrelease)
 	rm -rf "${out:?}/boot" "${out:?}/lib"
 	mkdir -p "$out/boot"
-	make -C "$source" O="$obj" INSTALL_MOD_PATH="$out" INSTALL_MOD_STRIP=1 modules_install
+	[ ${#modules[@]} -eq 0 ] ||
+		make -C "$source" O="$obj" INSTALL_MOD_PATH="$out" INSTALL_MOD_STRIP=1 modules_install
 	rm -f "$out/lib/modules/$release/build"
 	cp "$obj/arch/x86/boot/bzImage" "$out/boot/vmlinuz-$release"
 	cp "$obj/vmlinux" "$out/boot/vmlinux-$release"
 	echo "$release" > "$out/version"
 }
 
-[ $# -eq 3 ] || usage
-variant=$1 source=$(realpath "$2") out=$(realpath -m "$3")
-here=$(cd "$(dirname "$0")" && pwd)
-[ -f "$here/$variant.config" ] || usage
+[ $# -ge 3 ] || usage
+source=$(realpath "$1") out=$(realpath -m "$2")
+shift 2
+configs=("$(dirname "$0")/small.config" "$@")
 [ -f "$source/Kconfig" ] || die "no kernel source in $source: run make lab-setup"
 obj=$out/build
 
 configure
-make -C "$source" O="$obj" -j"$(nproc)" bzImage modules
+modules=()
+! grep -qx CONFIG_MODULES=y "$obj/.config" || modules=(modules)
+make -C "$source" O="$obj" -j"$(nproc)" bzImage "${modules[@]}"
 install_image
