@@ -151,6 +151,13 @@ static void make_it_block(struct post_vm *vm)
 	vm->s->gap_max = 4 * vm->s->late_bound;
 }
 
+/* Of a round; a vCPU that nobody wakes takes a while to be given up. */
+static void on_progress(struct post_vm *p, u64 posted, u64 ms)
+{
+	stress_progress("%lu posts of a round of %lu, %lu handled, %lu ms", posted, p->cfg.posts,
+			READ_ONCE(p->s->target.handled), ms);
+}
+
 static void round_setup(struct round *r, const struct test_case *c, u64 posts,
 			u64 round)
 {
@@ -167,6 +174,7 @@ static void round_setup(struct round *r, const struct test_case *c, u64 posts,
 		.timeout_s	= 300,
 		.fastpath_ops	= POST_FP_ICR,
 		.no_samples	= true,
+		.progress	= on_progress,
 		.host_requests	= c->always & DISTURB_APICV,
 	};
 
