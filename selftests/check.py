@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
 from lab import lab, program, side_by_side
-from selftests.checks import (bad_input, farm, interrupts, labs, machine_code, measuring, models,
+from selftests.checks import (bad_input, farm, guests, interrupts, labs, machine_code, measuring, models,
                               series, sources)
 from selftests.project import Failed, Project
 
@@ -102,6 +102,11 @@ TESTS = (
     Test(interrupts.test_toggle, "svm", alone=True, seconds=25),
     Test(labs.test_whole_vm, alone=True, seconds=40),
     Test(labs.test_pressure, alone=True, seconds=60),
+    Test(guests.test_linux_guest, alone=True, seconds=150),
+    Test(guests.test_guest_waits, alone=True, seconds=50),
+    Test(guests.test_guest_disturbed, alone=True, seconds=120),
+    Test(guests.test_lost_page, "svm", alone=True, seconds=60),
+    Test(guests.test_lost_page, "vmx", seconds=300),
     Test(interrupts.test_kvm_selftests, "svm", alone=True, seconds=250),
     Test(measuring.test_measuring, alone=True, seconds=400),
     Test(interrupts.test_base_warnings, alone=True),

@@ -8,7 +8,13 @@
 #
 # DIRECTORY: vmlinuz and guest.cpio, as `make guest-kit` makes them. CALLS: of membarrier().
 # LOOPS: of hackbench. SECONDS: after which it is given up. MIB, ROUNDS: of memory-check instead
-# of both. QEMU: another one.
+# of both. In the environment, QEMU: another one. CPU: its -cpu. KERNEL: another one of DIRECTORY's
+# than vmlinuz. PMEM: a file that is the guest's persistent memory. CONSOLE: where to keep what the
+# guest prints. GUEST: more of the kernel's command line, for init:
+#   guest.kernel=1        memory-check accesses its pages in kernel mode
+#   guest.bystanders=1    others compute meanwhile
+#   guest.disturb=1       CPUs come and go, and more, for guest.seconds=N at least
+#   guest.waits=1         waits_test runs for as long
 # Exit status: 0, 1 the VM did not come to its end, 2 wrong usage, 4 no usable /dev/kvm.
 # shellcheck shell=dash
 set -eu
@@ -21,7 +27,7 @@ die()
 
 usage()
 {
-	sed -n '3,12s/^# \{0,1\}//p' "$0"
+	sed -n '3,20s/^# \{0,1\}//p' "$0"
 	exit "$1"
 }
 
@@ -30,20 +36,42 @@ case ${1:-} in -h | --help) usage 0 ;; esac
 kit=$1 calls=${2:-1000} loops=${3:-100} vcpus=${4:-2} seconds=${5:-300}
 mib=${6:-0} rounds=${7:-0}
 [ -w /dev/kvm ] || die "no usable /dev/kvm: load the kvm modules, or run as root" 4
-for file in vmlinuz guest.cpio; do
+kernel=${KERNEL:-vmlinuz}
+for file in "$kernel" guest.cpio; do
 	[ -r "$kit/$file" ] || die "$kit has no $file: make guest-kit" 2
 done
 qemu=${QEMU:-qemu-system-x86_64}
 command -v "$qemu" >/dev/null || die "no $qemu: install it, or set QEMU" 2
-out=$(mktemp)
-trap 'rm -f "$out"' EXIT
+out=${CONSOLE:-$(mktemp)}
+running=''
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null || :; [ -n "${CONSOLE:-}" ] || rm -f "$out"' EXIT
 trap 'exit 130' INT TERM
 
-timeout "$seconds" "$qemu" -M q35 -accel kvm -cpu host -smp "$vcpus" -m 512 \
-	-nodefaults -display none -no-reboot -serial stdio -kernel "$kit/vmlinuz" \
+pmem=''
+[ -z "${PMEM:-}" ] || pmem="-m 512,maxmem=2G
+	-object memory-backend-file,id=pmem,share=on,mem-path=$PMEM,size=$(stat -c %s "$PMEM")
+	-device virtio-pmem-pci,memdev=pmem"
+# Not migratable: so QEMU hands on what KVM offers the guest and QEMU has no name for.
+# shellcheck disable=SC2086 # $pmem is many words
+timeout "$seconds" "$qemu" -M q35 -accel kvm -cpu "${CPU:-host,migratable=off}" -smp "$vcpus" -m 512 \
+	$pmem -nodefaults -display none -no-reboot -serial stdio -kernel "$kit/$kernel" \
 	-initrd "$kit/guest.cpio" -append "console=ttyS0 panic=-1 quiet mitigations=off \
 	cryptomgr.notests random.trust_cpu=on guest.calls=$calls guest.loops=$loops \
-	guest.mib=$mib guest.rounds=$rounds" \
-	</dev/null >"$out" 2>&1 || die "QEMU: status $?: $(tail -n 3 "$out")"
+	guest.mib=$mib guest.rounds=$rounds ${GUEST:-}" \
+	</dev/null >"$out" 2>&1 &
+running=$! status=0
+# QEMU stays when KVM_RUN has failed, and has shown the registers.
+while kill -0 $running 2>/dev/null; do
+	! grep -q '^EFER=' "$out" || kill $running 2>/dev/null || :
+	sleep 0.1
+done
+wait $running || status=$?
+running=''
+last()
+{
+	grep -m 1 -E 'kvm run failed|KVM internal error|Kernel panic|BUG:|WARNING:' "$out" || true
+	tail -n 3 "$out"
+}
+[ $status = 0 ] || die "QEMU: status $status: $(last)"
 tr -d '\r' <"$out" | sed -n 's/^GUEST //p'
-grep -q '^GUEST end' "$out" || die "the VM did not come to its end: $(tail -n 3 "$out")"
+grep -q '^GUEST end' "$out" || die "the VM did not come to its end: $(last)"

@@ -14,14 +14,21 @@ rm -rf "$new"
 mkdir -p "$new"
 trap 'rm -rf "$new"' EXIT
 
-programs=(ipi-membarrier memory-check)
+programs=(ipi-membarrier memory-check lost-page stop-check)
+add=()
 for name in "${programs[@]}"; do
+	add+=(--add "$new/$name:/bin/$name")
 	gcc -O2 -Wall -Wextra -Werror -static -pthread -o "$new/$name" "$here/$name.c"
 done
 "$here/../../lab/mkoverlay.py" --out "$new/guest.cpio" --busybox --program hackbench \
-	--add "$here/init:/init" --add "$new/ipi-membarrier:/bin/ipi-membarrier" \
-	--add "$new/memory-check:/bin/memory-check"
+	--add "$here/init:/init" "${add[@]}"
 rm "${programs[@]/#/$new/}"
+# A file system with a file that takes the last three quarters of it.
+mkdir "$new/pmem"
+truncate -s 24M "$new/pmem/data"
+PATH=$PATH:/sbin mke2fs -q -t ext4 -b 4096 -O ^has_journal -d "$new/pmem" "$new/pmem.img" 32M >/dev/null
+gzip "$new/pmem.img"
+rm -r "$new/pmem"
 cp "$image"/boot/vmlinuz-* "$new/vmlinuz"
 # For L1, which has no disk: swap on a file.
 xz -dc "$image"/lib/modules/*/kernel/drivers/block/loop.ko.xz >"$new/loop.ko"
