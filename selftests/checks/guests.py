@@ -97,7 +97,9 @@ def test_linux_guest(project):
             if guest == DEBIAN:
                 continue
             if guest == OURS and variant == "patched":
-                need(user + in_kernel >= 0.9 * told, f"{name}: {user + in_kernel} of {told} pages slept for")
+                # In user mode the kernel's own pages are a greater part, and those it cannot sleep for.
+                need(user + in_kernel >= (0.9 if kernel else 0.8) * told,
+                     f"{name}: {user + in_kernel} of {told} pages slept for")
                 need(in_kernel > user if kernel else user > in_kernel, f"{name}: {user} and {in_kernel}")
             else:
                 need(not in_kernel, f"{name}: {in_kernel} waits in kernel mode")
