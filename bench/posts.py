@@ -35,10 +35,10 @@ LABS = emulators.amounts("post")
 # Bounds of the comparison, where notifications are IPIs (vmx lab) or doorbells (avic lab).
 SPURIOUS_WORKLOADS = ("exits", "mixed", *IRQFD_WORKLOADS, "timer-exits")
 RATE_TOLERANCE = 0.001      # posts per tick, ticks per post: patched to the base
-# A target that halts is woken more or less often, so that the ticks of a post differ by 0.2 to 0.7% from
+# A target that halts is woken more or less often, so that the ticks of a post differ by more than that from
 # seed to seed: run in turns with a seed each, the bound is of the middle one.  That is good for what the
-# series gains there, 0.4%, and not for a bound of 0.1% on what its counts leave of that: these are held
-# to the series without them.  So both are judged where that one was run, too.
+# series gains there, and not for what its counts leave of that: these are held to the series without them.
+# So both are judged where that one was run, too.
 IN_TURNS = {"vmx": ("hlt",)}
 TURN = 10000                # posts of one, at least
 COUNTS_TOLERANCE = 0.01
