@@ -67,7 +67,6 @@ static void sample(struct apf_vcpu *v, u64 i, u64 now)
 static void account_move(struct apf_vcpu *v)
 {
 	v->moved = 0;
-	v->moves++;
 	v->eaten += v->nr_out;
 	while (v->nr_out)
 		ready_again(v, 0);

@@ -162,7 +162,7 @@ struct apf_vcpu {
 	u64 rnd;
 	u64 lives;		/* starts of the guest */
 	u64 moved;		/* to another VM, where old tokens do not come: by the host */
-	u64 moves;
+	u64 moves;		/* the pages that were there are not any more: by the host */
 	u64 stop;		/* written by the host */
 };
 

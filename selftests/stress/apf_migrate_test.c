@@ -191,6 +191,7 @@ static void tell_guest(struct apf_vm *a)
 		struct apf_vcpu *g = a->v[i].g;
 		struct apf_area *area;
 
+		g->moves++;
 		if (!(enabled & KVM_ASYNC_PF_ENABLED))
 			continue;
 		n = (enabled & ~63ull) == g->area_gpa[1];
