@@ -51,9 +51,10 @@ pmem=''
 [ -z "${PMEM:-}" ] || pmem="-m 512,maxmem=2G
 	-object memory-backend-file,id=pmem,share=on,mem-path=$PMEM,size=$(stat -c %s "$PMEM")
 	-device virtio-pmem-pci,memdev=pmem"
+# A socket for each CPU: SeaBIOS's MP table, for kernels without ACPI, has one CPU of each.
 # Not migratable: so QEMU hands on what KVM offers the guest and QEMU has no name for.
 # shellcheck disable=SC2086 # $pmem is many words
-timeout "$seconds" "$qemu" -M q35 -accel kvm -cpu "${CPU:-host,migratable=off}" -smp "$vcpus" -m 512 \
+timeout "$seconds" "$qemu" -M q35 -accel kvm -cpu "${CPU:-host,migratable=off}" -smp "$vcpus,sockets=$vcpus" -m 512 \
 	$pmem -nodefaults -display none -no-reboot -serial stdio -kernel "$kit/$kernel" \
 	-initrd "$kit/guest.cpio" -append "console=ttyS0 panic=-1 quiet mitigations=off \
 	cryptomgr.notests random.trust_cpu=on guest.calls=$calls guest.loops=$loops \
