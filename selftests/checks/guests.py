@@ -17,7 +17,8 @@ OURS, UNKNOWN, DEBIAN = ("vmlinuz-guest", "host,migratable=off"), ("vmlinuz-gues
 def script(guest, mib, rounds, more):
     """Shell text: a whole VM of that kernel, whose memory is swapped out all the time."""
     kernel, cpu = guest
-    return (f"KERNEL={kernel} CPU={cpu} GUEST='{STRICT} {more}' pressure.sh /guest {mib + 48} {mib} {rounds} 2 400\n"
+    room = 48 if guest == DEBIAN else 40        # MiB, for what the VM has besides
+    return (f"KERNEL={kernel} CPU={cpu} GUEST='{STRICT} {more}' pressure.sh /guest {mib + room} {mib} {rounds} 2 400\n"
             "echo STATUS $?\n")
 
 
@@ -132,10 +133,10 @@ def wrong_lost(lines, name):
 
 
 def test_lost_page(project, name):
-    """a page that the host has lost: SIGBUS and EFAULT in a Linux guest that goes on, the VM's end without"""
-    lines = run(project, name, "patched", BOOT_LOST + LOST, f"{name}-lost-page")
-    first = [n for n, text in enumerate(lines) if text.startswith("STATUS ")][0]
-    need(lines[first] == "STATUS 1" and "lost-page ready" in lines[:first] and
-         not any(text.startswith("lost-page {") for text in lines[:first]), "\n".join(lines[:first + 1]))
-    found = wrong_lost(lines[first + 1:], name)
+    """a page that the host has lost: SIGBUS and EFAULT in a Linux guest that goes on; svm: the VM's end without"""
+    lines = run(project, name, "patched", BOOT_LOST * (name == "svm") + LOST, f"{name}-lost-page")
+    first = [n for n, text in enumerate(lines) if text.startswith("STATUS ")][0] + 1 if name == "svm" else 0
+    need(not first or lines[first - 1] == "STATUS 1" and "lost-page ready" in lines[:first] and
+         not any(text.startswith("lost-page {") for text in lines[:first]), "\n".join(lines[:first]))
+    found = wrong_lost(lines[first:], name)
     need(not found, f"{found}\n" + "\n".join(lines[-20:]))

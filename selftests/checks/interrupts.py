@@ -43,7 +43,7 @@ def test_posted(project, name):
     if project.full and posting.emulators.of(name).notifies:
         variants = [*variants, "bare"]
     cells, done = posting.run_lab(name, project.build, workloads, posts=posts,
-                                variants=variants if project.full else (variants[0], "patched"),
+                                variants=variants if project.full else (variants[0], "patched"), share=3,
                                 log=project.log(f"{name}-posted"))
     print(posting.table(name, cells), file=sys.stderr)
     bad = posting.guarantees(name, cells)
@@ -205,7 +205,7 @@ def test_tracepoint(project):
 
 def test_perf(project):
     """perf's recipes run, agree with the posts that they saw, and say what cannot be measured"""
-    posts = 600
+    posts = 200
     script = f"""export POSTS={posts}
         /perf/all.sh; echo STATUS $?
         load-kvm stock; /perf/count.sh | head -n 1

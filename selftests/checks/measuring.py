@@ -23,7 +23,7 @@ def small_bench(project, name):
     out = project.work / name
     status, text = command("bench/run.py", "--build", project.build, "--full", "--labs", "vmx", "--posts",
                            3000, "--workloads", "exits", "--rounds", 1, "--no-scaling",
-                           "--no-flight", "--variants", "stock patched patched_kicks patched_off", "--out", out)
+                           "--no-flight", "--variants", "stock patched patched_off", "--out", out)
     # With so few posts a bound of the comparison may be missed.
     need(status in (0, 1), f"status {status}: {text[-2000:]}")
     failed = [line for line in text.splitlines() if line.startswith("FAILED")]
