@@ -312,7 +312,7 @@ $(BUILD)/guest-kernel/tree/.done: scripts/prepare-guest scripts/series.sh patche
 
 $(BUILD)/guest-kernel/version: $(BUILD)/guest-kernel/tree/.done $(SMALL_KERNEL) lab/guest-kernel/guest.config \
 		$(KERNEL)/.root
-	@$(call step,330,guest-kernel) "build the guest's kernel" lab/small-kernel/build.sh \
+	@$(call step,260,guest-kernel) "build the guest's kernel" lab/small-kernel/build.sh \
 		$(BUILD)/guest-kernel/tree $(@D) lab/guest-kernel/guest.config
 
 $(BUILD)/lab/guest-kernel.cpio: $(BUILD)/guest-kernel/version lab/mkoverlay.py

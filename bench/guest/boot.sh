@@ -10,11 +10,13 @@
 # LOOPS: of hackbench. SECONDS: after which it is given up. MIB, ROUNDS: of memory-check instead
 # of both. In the environment, QEMU: another one. CPU: its -cpu. KERNEL: another one of DIRECTORY's
 # than vmlinuz. PMEM: a file that is the guest's persistent memory. CONSOLE: where to keep what the
-# guest prints. GUEST: more of the kernel's command line, for init:
+# guest prints. PAGE_OUT: page out all of its memory every so many milliseconds. GUEST: more of the
+# kernel's command line, for init:
 #   guest.kernel=1        memory-check accesses its pages in kernel mode
 #   guest.bystanders=1    others compute meanwhile
 #   guest.disturb=1       CPUs come and go, and more, for guest.seconds=N at least
 #   guest.waits=1         waits_test runs for as long
+#   guest.nmis=1          with it NMIs, whose handler has page faults of its own
 # Exit status: 0, 1 the VM did not come to its end, 2 wrong usage, 4 no usable /dev/kvm.
 # shellcheck shell=dash
 set -eu
@@ -43,24 +45,40 @@ done
 qemu=${QEMU:-qemu-system-x86_64}
 command -v "$qemu" >/dev/null || die "no $qemu: install it, or set QEMU" 2
 out=${CONSOLE:-$(mktemp)}
-running=''
-trap '[ -z "$running" ] || kill "$running" 2>/dev/null || :; [ -n "${CONSOLE:-}" ] || rm -f "$out"' EXIT
+running='' pager=''
+end()
+{
+	for job in $running $pager; do
+		kill "$job" 2>/dev/null || :
+	done
+	rm -f "$out.pid" "$out.page-out"
+	[ -n "${CONSOLE:-}" ] || rm -f "$out"
+}
+trap end EXIT
 trap 'exit 130' INT TERM
 
 pmem=''
 [ -z "${PMEM:-}" ] || pmem="-m 512,maxmem=2G
 	-object memory-backend-file,id=pmem,share=on,mem-path=$PMEM,size=$(stat -c %s "$PMEM")
 	-device virtio-pmem-pci,memdev=pmem"
-# A socket for each CPU: SeaBIOS's MP table, for kernels without ACPI, has one CPU of each.
+# The labs' own kernel has no ACPI: of each socket SeaBIOS's MP table has one CPU.
+sockets=''
+[ "$kernel" = vmlinuz ] || sockets=,sockets=$vcpus
+rm -f "$out.pid"
 # Not migratable: so QEMU hands on what KVM offers the guest and QEMU has no name for.
 # shellcheck disable=SC2086 # $pmem is many words
-timeout "$seconds" "$qemu" -M q35 -accel kvm -cpu "${CPU:-host,migratable=off}" -smp "$vcpus,sockets=$vcpus" -m 512 \
-	$pmem -nodefaults -display none -no-reboot -serial stdio -kernel "$kit/$kernel" \
+timeout "$seconds" "$qemu" -M q35 -accel kvm -cpu "${CPU:-host,migratable=off}" -smp "$vcpus$sockets" -m 512 \
+	$pmem ${PAGE_OUT:+-pidfile "$out.pid"} -nodefaults -display none -no-reboot -serial stdio -kernel "$kit/$kernel" \
 	-initrd "$kit/guest.cpio" -append "console=ttyS0 panic=-1 quiet mitigations=off \
 	cryptomgr.notests random.trust_cpu=on guest.calls=$calls guest.loops=$loops \
 	guest.mib=$mib guest.rounds=$rounds ${GUEST:-}" \
 	</dev/null >"$out" 2>&1 &
 running=$! status=0
+[ -z "${PAGE_OUT:-}" ] || {
+	until [ -s "$out.pid" ] || ! kill -0 $running 2>/dev/null; do sleep 0.1; done
+	"$kit/page-out" "$(cat "$out.pid")" "$PAGE_OUT" >"$out.page-out" 2>&1 &
+	pager=$!
+}
 # QEMU stays when KVM_RUN has failed, and has shown the registers.
 while kill -0 $running 2>/dev/null; do
 	! grep -q '^EFER=' "$out" || kill $running 2>/dev/null || :
@@ -68,6 +86,11 @@ while kill -0 $running 2>/dev/null; do
 done
 wait $running || status=$?
 running=''
+[ -z "$pager" ] || {
+	wait "$pager" || :
+	pager=''
+	echo "page-out $(cat "$out.page-out")"
+}
 last()
 {
 	grep -m 1 -E 'kvm run failed|KVM internal error|Kernel panic|BUG:|WARNING:' "$out" || true

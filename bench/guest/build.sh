@@ -30,7 +30,8 @@ PATH=$PATH:/sbin mke2fs -q -t ext4 -b 4096 -O ^has_journal -d "$new/pmem" "$new/
 gzip "$new/pmem.img"
 rm -r "$new/pmem"
 cp "$image"/boot/vmlinuz-* "$new/vmlinuz"
-# For L1, which has no disk: swap on a file.
+# For L1: what takes memory away from a VM; and, as it has no disk, swap on a file.
+gcc -O2 -Wall -Wextra -Werror -static -o "$new/page-out" "$here/page-out.c"
 xz -dc "$image"/lib/modules/*/kernel/drivers/block/loop.ko.xz >"$new/loop.ko"
 rm -rf "$out"
 mv "$new" "$out"

@@ -44,7 +44,7 @@ cleanup()
 make_swap()
 {
 	[ -e /dev/loop0 ] || insmod "$kit/loop.ko" 2>/dev/null || modprobe loop || return
-	truncate -s $((mib * 2))M "$swap" && loop=$(losetup -f) && losetup "$loop" "$swap" &&
+	truncate -s $((mib * 2 + 128))M "$swap" && loop=$(losetup -f) && losetup "$loop" "$swap" &&
 		mkswap "$loop" >/dev/null && swapon "$loop"
 }
 

@@ -17,6 +17,13 @@
  *   tasks      a section without a voluntary sleep, in which no grace period of RCU Tasks may
  *              both begin and end; another kthread waits for these all the time.
  *
+ * If kvm_waits_test/nmis is Y, all CPUs get NMIs meanwhile, whose handler has page faults of its
+ * own, as perf's has: one for which the guest's page tables are the reason, and one for which
+ * only the host's may be.  "nmis" says how many there were, "nmi_wrong" how many did not get an
+ * error for the first one and the page's contents for the other.
+ *
+ * Without ACPI nothing but this knows how to suspend the machine, for /sys/power/pm_test.
+ *
  * Another one on the same CPU reads the same pages, right behind it, so that both wait for
  * some.  "waits" counts reads during which the task was switched from.
  */
@@ -28,7 +35,12 @@
 #include <linux/sched.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/suspend.h>
+#include <linux/uaccess.h>
 #include <linux/vmalloc.h>
+
+#include <asm/apic.h>
+#include <asm/nmi.h>
 
 enum way { SLEEP, SPECIAL, WOKEN, FROZEN, RTLOCK, TASKS, NR_WAYS };
 
@@ -47,9 +59,13 @@ struct test {
 	bool waking;
 	/* of the section that the reader is in; 0: none */
 	u64 section, grace_periods, too_short;
+	void *hole;			/* not mapped */
+	atomic64_t nmis, nmi_wrong;
 };
 
 static u32 seconds = 10;
+static bool nmis;
+static struct test *nmi_test;		/* of the NMIs' handler, or NULL */
 
 static unsigned long value(unsigned long page)
 {
@@ -167,6 +183,36 @@ static int grace_periods(void *data)
 	return 0;
 }
 
+static int on_nmi(unsigned int type, struct pt_regs *regs)
+{
+	struct test *t = READ_ONCE(nmi_test);
+	unsigned long page, word;
+
+	if (!t)
+		return nmis ? NMI_HANDLED : NMI_DONE;
+	page = atomic64_inc_return(&t->nmis) % t->nr;
+	if (!copy_from_kernel_nofault(&word, t->hole, sizeof(word)) ||
+	    copy_from_kernel_nofault(&word, t->pages[page], sizeof(word)) || word != value(page))
+		atomic64_inc(&t->nmi_wrong);
+	return NMI_HANDLED;
+}
+
+static int send_nmis(void *data)
+{
+	struct test *t = data;
+
+	WRITE_ONCE(nmi_test, t);
+	while (!READ_ONCE(t->stop)) {
+		cpus_read_lock();
+		__apic_send_IPI_mask(cpu_online_mask, NMI_VECTOR);
+		cpus_read_unlock();
+		usleep_range(300, 900);
+	}
+	WRITE_ONCE(nmi_test, NULL);
+	synchronize_rcu();		/* handlers are readers */
+	return 0;
+}
+
 static int reader(void *data)
 {
 	static const unsigned int special[] = { TASK_PARKED, __TASK_STOPPED, __TASK_TRACED };
@@ -215,23 +261,25 @@ static struct task_struct *begin(int (*function)(void *), struct test *t, const 
 
 static void run(struct test *t)
 {
-	struct task_struct *others[3];
-	int i;
+	struct task_struct *others[4];
+	int i, nr = nmis ? 4 : 3;
 
 	t->reader = begin(reader, t, "reader");
 	others[0] = begin(follower, t, "follower");
 	others[1] = begin(waker, t, "waker");
 	others[2] = begin(grace_periods, t, "tasks");
-	if (IS_ERR(t->reader) || IS_ERR(others[0]) || IS_ERR(others[1]) || IS_ERR(others[2]))
+	others[3] = nmis ? begin(send_nmis, t, "nmis") : NULL;
+	if (IS_ERR(t->reader) || IS_ERR(others[0]) || IS_ERR(others[1]) ||
+	    IS_ERR(others[2]) || IS_ERR(others[3]))
 		return;
 	kthread_bind(t->reader, 0);
 	kthread_bind(others[0], 0);
 	wake_up_process(t->reader);
-	for (i = 0; i < ARRAY_SIZE(others); i++)
+	for (i = 0; i < nr; i++)
 		wake_up_process(others[i]);
 	ssleep(seconds);
 	WRITE_ONCE(t->stop, true);
-	for (i = 0; i < ARRAY_SIZE(others); i++)
+	for (i = 0; i < nr; i++)
 		kthread_stop_put(others[i]);
 	kthread_stop_put(t->reader);
 }
@@ -239,11 +287,16 @@ static void run(struct test *t)
 static int waits_test_show(struct seq_file *m, void *unused)
 {
 	struct test *t = kzalloc(sizeof(*t), GFP_KERNEL);
+	void *mapped = vmalloc(PAGE_SIZE);
 	unsigned long i;
 	int way;
 
-	if (!t)
+	if (!t || !mapped) {
+		vfree(mapped);
+		kfree(t);
 		return -ENOMEM;
+	}
+	t->hole = mapped + PAGE_SIZE;	/* vmalloc's guard page */
 	t->nr = (unsigned long)m->private / 4;
 	t->pages = kvcalloc(t->nr, sizeof(*t->pages), GFP_KERNEL);
 	for (i = 0; t->pages && i < t->nr; i++) {
@@ -258,21 +311,38 @@ static int waits_test_show(struct seq_file *m, void *unused)
 	for (way = 0; way < NR_WAYS; way++)
 		seq_printf(m, "\"%s\":{\"reads\":%llu,\"waits\":%llu,\"wrong\":%llu},", names[way],
 			   t->reads[way], t->waits[way], t->wrong[way]);
-	seq_printf(m, "\"again\":%llu,\"followed\":%llu,\"grace_periods\":%llu,\"too_short\":%llu}\n",
+	seq_printf(m, "\"again\":%llu,\"followed\":%llu,\"grace_periods\":%llu,\"too_short\":%llu,",
 		   t->again, t->followed, t->grace_periods, t->too_short);
+	seq_printf(m, "\"nmis\":%llu,\"nmi_wrong\":%llu}\n", (u64)atomic64_read(&t->nmis),
+		   (u64)atomic64_read(&t->nmi_wrong));
 	while (t->pages && i--)
 		free_page((unsigned long)t->pages[i]);
 	kvfree(t->pages);
+	vfree(mapped);
 	kfree(t);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(waits_test);
+
+/* pm_test=core turns back ahead of it. */
+static int no_suspend(suspend_state_t state)
+{
+	return -EOPNOTSUPP;
+}
+
+static const struct platform_suspend_ops suspend_ops = {
+	.valid = suspend_valid_only_mem,
+	.enter = no_suspend,
+};
 
 static int __init waits_test_init(void)
 {
 	struct dentry *dir = debugfs_create_dir("kvm_waits_test", NULL);
 
 	debugfs_create_u32("seconds", 0600, dir, &seconds);
+	debugfs_create_bool("nmis", 0600, dir, &nmis);
+	suspend_set_ops(&suspend_ops);
+	register_nmi_handler(NMI_LOCAL, on_nmi, 0, "kvm_waits_test");
 	debugfs_create_file("49152", 0400, dir, (void *)49152ul, &waits_test_fops);
 	return 0;
 }
