@@ -13,7 +13,7 @@ class Plan(NamedTuple):
     labs: tuple             # unless others are named
     posts: dict             # lab: posts per workload and variant
     variants: tuple         # that are posted to
-    share: int              # one in so many posts for variants but the series and what it is held against
+    share: int              # one in so many posts for variants that no bound compares
     latencies: tuple        # forms of latency.py
     latency_variants: tuple
     rounds: int             # runs of each latency, at most; 0: only the posts
@@ -30,7 +30,7 @@ FULL = Plan(labs=("svm", "avic", "vmx"), posts={name: lab["posts"] for name, lab
             variants=("stock", "ipi", *posts.PEERS, "bare", "patched", "patched_off"), share=3,
             latencies=tuple(latency.FORMS), latency_variants=latency.SHOWN, rounds=latency.ROUNDS,
             apf_variants=apf.VARIANTS, apf_rounds=apf.ROUNDS, others=True, scaling=True, flight=True,
-            timers=True, minutes=68)
+            timers=True, minutes=70)
 QUICK = Plan(labs=("avic", "vmx"), posts={name: lab["quick"] for name, lab in posts.LABS.items()},
              variants=("stock", "ipi", "patched"), share=1,
              latencies=QUICK_LATENCIES, latency_variants=("stock", "patched"), rounds=2,

@@ -90,13 +90,12 @@ def script(name, workloads, posts, seed, extra, switch):
 def run_lab(name, build, workloads=None, variants=None, posts=None, seed=1,
             log=None, share=1, **options):
     """One boot of L1, by default with all workloads of the lab, and what is compared there; @posts in
-    each for the series and what it is held against, one in @share of that for the rest.  Returns
+    each for what a bound compares, one in @share of that for the rest.  Returns
     ({workload: {variant: cell}}, lab.Result); the result's environment is what L1 said of itself."""
     setup, workloads = LABS[name], workloads or workloads_of(name)
     variants = variants or variants_of(name)
     most = posts or setup["posts"]
-    whole = (*SERIES, base_of(setup, variants))
-    counts = {v: most if v in whole else max(most // share, 1) for v in variants}
+    counts = {v: most if v in compared(name, variants) else max(most // share, 1) for v in variants}
     options = {"timeout": setup["expect"] * 6, "build": build, "hang": setup["hang"], "log": log,
                **options}
     text = script(name, workloads, counts, seed, setup["extra"], Switcher())
@@ -220,8 +219,7 @@ def wasted(workload, cell, limits, variant="patched"):
 
 def off_as_base(workload, cell, limits):
     """[Bound]: the series notifying by the run-loop mode wastes what its base does."""
-    base = base_of(limits, cell)
-    base = base if base != "patched_off" else "stock"
+    base = base_of_off(limits, cell)
     if workload not in SPURIOUS_WORKLOADS or base not in cell:
         return []
     tolerance, ratio = limits["off_tolerance"], wasted_to(cell, "patched_off", base)
@@ -233,6 +231,18 @@ def base_of(limits, cells):
     """The variant that the series is held against."""
     base = limits.get("wasted_base")
     return base if base in cells else "stock"
+
+
+def base_of_off(limits, cells):
+    """The variant that patched_off is held against."""
+    base = base_of(limits, cells)
+    return base if base != "patched_off" else "stock"
+
+
+def compared(name, variants):
+    """Those that a bound of the lab may compare."""
+    off = ("patched_off", base_of_off(LABS[name], variants)) if emulators.of(name).notifies else ()
+    return (*SERIES, base_of(LABS[name], variants), *off)
 
 
 def baseline(name, cells):

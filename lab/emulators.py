@@ -181,7 +181,7 @@ class Avic(Svm):
     counters, notifies, repeats = COUNTERS, True, True
     kvm_parameters = "avic=1"
     amounts = {
-        "post": {"posts": 20000, "quick": 3000, "check": 10000, "expect": 400, "hang": 300,
+        "post": {"posts": 20000, "quick": 3000, "check": 15000, "expect": 400, "hang": 300,
                  "extra": AVIC_POSTS, "wasted_ratio": 0.80, "wasted_base": "patched_off", "off_tolerance": 0.10},
         "flight": {"posts": 6000},
         "apf": {"extra": "", "icount": False, "most_exits": 1.0},

@@ -43,7 +43,7 @@ def test_posted(project, name):
     if project.full and posting.emulators.of(name).notifies:
         variants = [*variants, "bare"]
     cells, done = posting.run_lab(name, project.build, workloads, posts=posts,
-                                variants=variants if project.full else (variants[0], "patched"), share=3,
+                                variants=variants if project.full else (variants[0], "patched"),
                                 log=project.log(f"{name}-posted"))
     print(posting.table(name, cells), file=sys.stderr)
     bad = posting.guarantees(name, cells)
