@@ -30,8 +30,10 @@ PATH=$PATH:/sbin mke2fs -q -t ext4 -b 4096 -O ^has_journal -d "$new/pmem" "$new/
 gzip "$new/pmem.img"
 rm -r "$new/pmem"
 cp "$image"/boot/vmlinuz-* "$new/vmlinuz"
-# For L1: what takes memory away from a VM; and, as it has no disk, swap on a file.
+# For L1, which has no disk: what takes memory away from a VM, and where to.
 gcc -O2 -Wall -Wextra -Werror -static -o "$new/page-out" "$here/page-out.c"
-xz -dc "$image"/lib/modules/*/kernel/drivers/block/loop.ko.xz >"$new/loop.ko"
+for module in drivers/block/null_blk/null_blk fs/configfs/configfs; do
+	xz -dc "$image"/lib/modules/*/kernel/$module.ko.xz >"$new/${module##*/}.ko"
+done
 rm -rf "$out"
 mv "$new" "$out"
