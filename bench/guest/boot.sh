@@ -13,6 +13,7 @@
 # guest prints. PAGE_OUT: page out all of its memory every so many milliseconds. GUEST: more of the
 # kernel's command line, for init:
 #   guest.kernel=1        memory-check accesses its pages in kernel mode
+#   guest.programs=1      or programs do, in a pipe
 #   guest.bystanders=1    others compute meanwhile
 #   guest.disturb=1       CPUs come and go, and more, for guest.seconds=N at least
 #   guest.waits=1         waits_test runs for as long
@@ -29,7 +30,7 @@ die()
 
 usage()
 {
-	sed -n '3,20s/^# \{0,1\}//p' "$0"
+	sed -n '3,21s/^# \{0,1\}//p' "$0"
 	exit "$1"
 }
 

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """What a Linux guest gains that is told of pages which are not present by their error code, in kernel mode
 too: a whole VM whose memory the host swaps out all the time, in which a thread on each CPU visits pages, in
-user mode or as a file's in kernel mode, and another one computes. The guest's kernel is the same in each row;
-where KVM or QEMU offers it nothing new it does as one without the series' patches: it sleeps in user mode
-only, and the vCPU halts elsewhere. In the svm lab. Prints a table, writes BUILD/bench/guest-waits.json.
-Called by `make guest-waits`.
+user mode, as a file's in kernel mode, or by programs in a pipe, another one, the bystander, computes, and one
+gets a request every 20 ms. The guest's kernel is the same in each row; where KVM or QEMU offers it nothing new
+it does as one without the series' patches: it sleeps in user mode only, and the vCPU halts elsewhere until the
+disk has read the page. In the svm lab. Prints a table, writes BUILD/bench/guest-waits.json. Called by
+`make guest-waits`.
 
 exit status: 0 done, 1 the guest computed wrong, or more was announced than got ready, 125 the lab failed"""
 import json
@@ -21,18 +22,20 @@ from lab import program
 
 LAB = "svm"
 LIMIT, MIB, ROUNDS, VCPUS, SECONDS = 104, 64, 1, 2, 400     # of pressure.sh
+LATE = 10                                                   # milliseconds that the swap's disk takes
 NEW, OLD = "host,migratable=off", "host"                    # QEMU's -cpu: offers the guest what is new, or not
 ROWS = (("stock", NEW), ("patched", OLD), ("patched", NEW))
 NAMES = {("stock", NEW): "stock", ("patched", OLD): "patched, nothing new offered", ("patched", NEW): "patched"}
 BASE = ROWS[0]
-MODES = ("user", "kernel")
-HEAD = ("pages in", "KVM", "announced", "slept for in user mode", "in kernel mode", "vCPU halted", "pages/s",
-        "bystanders' work/s", "pages/s, to stock", "bystanders, to stock", "sum of both, to stock")
-NOTE = ("Seconds are the guest's, on an emulated machine: only their ratios say something. The sum of both: each as a "
-        "share of what it is on stock.")
+MODES = {"user": "", "kernel": "guest.kernel=1", "programs": "guest.programs=1"}
+HEAD = ("pages visited by", "KVM", "announced", "slept for in user mode", "in kernel mode", "vCPU halted", "pages/s",
+        "bystanders' work/s", "request's p50", "p99, us", "pages/s, to stock", "bystanders, to stock", "p50, to stock",
+        "p99, to stock", "sum of both, to stock")
+NOTE = ("Times are the guest's, on an emulated machine: only their ratios say something. The sum of both, pages and "
+        "bystanders: each as a share of what it is on stock.")
 
 
-def script(seed):
+def script(seed, late):
     """Shell text; a line "CELL mode variant cpu turn" precedes each run's JSON."""
     switch, lines = Switcher(), []
     for turn in paired.seeds(seed):
@@ -40,9 +43,9 @@ def script(seed):
         for variant, cpu in ROWS[turn % len(ROWS):] + ROWS[:turn % len(ROWS)]:
             lines += switch.lines(variant)
             for mode in MODES:
-                lines += [f"GUEST='guest.bystanders=1 guest.kernel={int(mode == 'kernel')}' KERNEL=vmlinuz-guest "
-                          f"CPU={cpu} pressure.sh /guest {LIMIT} {MIB} {ROUNDS} {VCPUS} {SECONDS} >/tmp/out || "
-                          "{ cat /tmp/out; exit 1; }",
+                lines += [f"GUEST='guest.bystanders=1 {MODES[mode]}' KERNEL=vmlinuz-guest "
+                          f"LATE={late} CPU={cpu} pressure.sh /guest {LIMIT} {MIB} {ROUNDS} {VCPUS} {SECONDS} "
+                          ">/tmp/out || { cat /tmp/out; exit 1; }",
                           f"echo CELL {mode} {variant} {cpu} {turn}",
                           "tell() { sed -n \"s/^$1 //p\" /tmp/out; }",
                           "echo \"{\\\"memory\\\":$(tell memory),\\\"waits\\\":$(tell waits),\\\"announced\\\":"
@@ -50,10 +53,10 @@ def script(seed):
     return "\n".join(lines)
 
 
-def run_lab(build, seed=1, log=None):
+def run_lab(build, late, seed=1, log=None):
     """{(mode, variant, cpu): [cell of each round]}"""
     wanted = len(ROWS) * len(MODES) * paired.ROUNDS
-    cells = latency.run_cells(LAB, build, script(seed), "whole VMs", wanted, "stock", hang=SECONDS + 30, log=log,
+    cells = latency.run_cells(LAB, build, script(seed, late), "whole VMs", wanted, "stock", hang=SECONDS + 30, log=log,
                               overlay=[Path(build) / "lab" / name for name in ("guest.cpio", "guest-kernel.cpio")])
     found = {}
     for (mode, variant, cpu, _), cell in sorted(cells.items(), key=lambda item: int(item[0][3])):
@@ -70,6 +73,9 @@ def work(cell):
     return cell["memory"]["computed"] / cell["memory"]["seconds"]
 
 
+FIGURES = (speed, work, lambda cell: cell["memory"]["request_p50"], lambda cell: cell["memory"]["request_p99"])
+
+
 def both(found, mode, row):
     """Of each round, the mean of the two shares of what BASE did"""
     return [(speed(a) / speed(b) + work(a) / work(b)) / 2
@@ -77,10 +83,10 @@ def both(found, mode, row):
 
 
 def ratios(found, mode, row):
-    """[paired.Compared or None] of speed, work, both"""
+    """[paired.Compared or None] of FIGURES, both"""
     if row == BASE:
-        return [None] * 3
-    pairs = [[[figure(cell) for cell in found[mode, *which]] for which in (row, BASE)] for figure in (speed, work)]
+        return [None] * (len(FIGURES) + 1)
+    pairs = [[[figure(cell) for cell in found[mode, *which]] for which in (row, BASE)] for figure in FIGURES]
     return [paired.compared(*pair) for pair in pairs] + [paired.compared(both(found, mode, row), [1] * paired.ROUNDS)]
 
 
@@ -92,7 +98,7 @@ def rows(found):
             told, user, kernel = (sum(values) for values in zip(*(
                 (cell["announced"], cell["waits"]["user"], cell["waits"]["kernel"]) for cell in cells)))
             made.append((mode, NAMES[row], f"{told:,}", f"{user:,}", f"{kernel:,}", f"{told - user - kernel:,}",
-                         *(f"{sum(map(figure, cells)) / len(cells):,.0f}" for figure in (speed, work)),
+                         *(f"{sum(map(figure, cells)) / len(cells):,.0f}" for figure in FIGURES),
                          *(str(one or "") for one in ratios(found, mode, row))))
     return made
 
@@ -106,13 +112,16 @@ def broken(found):
 def main():
     args = program.options(__doc__)
     args.add_argument("--seed", type=int, default=1)
+    args.add_argument("--late", type=int, default=LATE, metavar="MS", help="that the disk takes for each request, of "
+                      "L1's time, in which its CPUs do little (default: %(default)s)")
     args = args.parse_args()
     out = Path(args.build) / "bench"
     out.mkdir(parents=True, exist_ok=True)
     kept.use(out / "kept-guest-waits")
-    found = run_lab(args.build, args.seed, out / "svm-guest-waits.log")
+    found = run_lab(args.build, args.late, args.seed, out / "svm-guest-waits.log")
     compared = [one for mode in MODES for row in ROWS for one in ratios(found, mode, row)]
-    print(align(f"{LAB} lab: a Linux guest whose memory is swapped out, {paired.ROUNDS} rounds; ratios are paired by "
+    print(align(f"{LAB} lab: a Linux guest whose memory is swapped out to a disk that takes {args.late} ms, "
+                f"{paired.ROUNDS} rounds; ratios are paired by "
                 "round, with the least and the greatest", rows(found), 2), NOTE, *paired.family(compared), sep="\n",
           flush=True)
     (out / "guest-waits.json").write_text(json.dumps({" ".join(key): cells for key, cells in found.items()}, indent=1)
