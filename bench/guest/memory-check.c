@@ -175,7 +175,7 @@ static void *compute(void *arg)
 static void *serve(void *arg)
 {
 	struct part *p = arg;
-	uint64_t x = p->cpu + 1, due = 0;
+	uint64_t x = p->cpu + 1, due;
 	struct timespec at;
 	unsigned int i;
 
