@@ -28,7 +28,9 @@ static struct apf_vm holders[NR_HOLDERS], beside;
 
 static struct {
 	u64 announced, held;
-	u64 loads, load_max_us, events, event_max_us, stalled;
+	u64 loads, load_max_us, events, event_max_us;
+	u64 early;		/* pages given before the vCPU got to announce them */
+	bool whole;		/* each page has its event or was early, none is lost */
 	bool loaded;		/* the last one has returned */
 	bool no_sockets;	/* so that no module can be asked for */
 } now;
@@ -161,13 +163,18 @@ static void run_beside(u64 events)
 		.samples = events,
 		.stall_ms = host_cpu_is_intel ? 0 : GIVE_UP_MS,
 	};
+	struct apf_count c;
 	u64 i, us;
 
 	apf_vm_create(&beside, &setup);
 	apf_vm_start(&beside);
 	apf_vm_run(&beside, more);
-	now.events = beside.v[0].g->ready;
-	now.stalled = beside.stalled;
+	apf_vm_count(&beside, &c);
+	apf_vm_tell_wrong(&beside);
+	now.events = c.ready;
+	now.early = c.sync;
+	now.whole = !beside.stalled && !c.lost && !c.doubled && !c.wrong &&
+		    c.announced == c.ready && c.ready + c.sync == events;
 	for (i = 0; i < beside.v[0].g->taken; i++) {
 		us = ticks_to_us(beside.v[0].given_to_ready[i]);
 		if (us > now.event_max_us)
@@ -199,11 +206,16 @@ static void run(u64 events)
 	now.loaded = load(&loader);
 	run_beside(events);
 
+	/*
+	 * A page that is given at once may be there before its vCPU is about to enter
+	 * the guest, if the host's CPUs are busy: then there is nothing to announce.
+	 */
 	if (stress_case_begin(names[0]))
-		stress_case(now.announced == ALL_PAGES && now.events == events && !now.stalled &&
+		stress_case(now.announced == ALL_PAGES && now.whole && now.early <= events / 2 &&
 			    now.event_max_us < BOUND_MS * 1000,
-			    "announced %lu held %lu events %lu stalled %lu longest_us %lu",
-			    now.announced, now.held, now.events, now.stalled, now.event_max_us);
+			    "announced %lu held %lu events %lu early %lu whole %u longest_us %lu",
+			    now.announced, now.held, now.events, now.early, now.whole,
+			    now.event_max_us);
 	if (stress_case_begin(names[1])) {
 		if (now.no_sockets)
 			stress_skip("this kernel has no sockets");
