@@ -61,7 +61,7 @@ build() {
 	cd "$state/build"
 	../qemu/configure --python=/usr/bin/python3 --target-list=x86_64-softmmu \
 		--without-default-features --without-default-devices --with-devices-x86_64=l1 \
-		--enable-tcg --enable-system --enable-trace-backends=nop --disable-docs \
+		--enable-tcg --enable-kvm --enable-system --enable-trace-backends=nop --disable-docs \
 		--disable-install-blobs --disable-debug-info
 	precompile
 	ninja qemu-system-x86_64
