@@ -321,7 +321,21 @@ $(BUILD)/lab/guest-kernel.cpio: $(BUILD)/guest-kernel/version lab/mkoverlay.py
 $(BUILD)/lab/guest.cpio: $(BUILD)/guest/.done $(SHARED)/qemu/.done $(wildcard bench/guest/*.sh)
 	@lab/mkoverlay.py --out $@ --program $(SHARED)/qemu/qemu-system-x86_64 \
 		--add $(SHARED)/qemu/share:/usr/share/qemu --add $(BUILD)/guest:/guest \
-		$(foreach f,boot pressure lost-page,--add bench/guest/$f.sh:/bin/$f.sh)
+		$(foreach f,boot pressure lost-page migrate,--add bench/guest/$f.sh:/bin/$f.sh)
+
+# A guest with a web server: guest.cpio, and what that needs; and a QEMU that migrates it.
+$(SHARED)/server/.done: bench/guest/server/fetch.sh lab/private-apt.sh | deps
+	@$(call step,10,fetch-nginx) "fetch nginx" bench/guest/server/fetch.sh $(DOWNLOADS)/nginx $(SHARED)/server
+	@touch $@
+
+$(BUILD)/lab/server.cpio: $(BUILD)/guest/.done $(SHARED)/server/.done $(SHARED)/qemu-mended/.done \
+		$(wildcard bench/guest/server/*) lab/mkoverlay.py
+	@mkdir -p $(@D) && trap 'rm -f $@.part $@.whole' EXIT && \
+		lab/mkoverlay.py --out $@.part --program $(SHARED)/server/usr/sbin/nginx --program wrk \
+			$(foreach f,nginx.conf wrk.lua,--add bench/guest/server/$f:/etc/$f) && \
+		cat $(BUILD)/guest/guest.cpio $@.part >$@.whole && \
+		ln -sfn $(abspath $(SHARED)/qemu-mended/qemu-system-x86_64) $(@D)/qemu-async-pf && \
+		lab/mkoverlay.py --out $@ --program $(@D)/qemu-async-pf --add $@.whole:/guest/server.cpio
 
 $(BUILD)/lab/perf.cpio: lab/mkoverlay.py $(wildcard bench/perf/*) | deps
 	@mkdir -p $(@D)
@@ -344,7 +358,7 @@ kicks: lab-setup qemu $(BUILD)/bin/selftests/.done
 	@bench/kicks.py --build $(BUILD)
 
 .PHONY: guest-waits
-guest-waits: lab-setup qemu $(BUILD)/lab/guest.cpio $(BUILD)/lab/guest-kernel.cpio
+guest-waits: lab-setup qemu $(addprefix $(BUILD)/lab/,guest.cpio guest-kernel.cpio server.cpio)
 	@bench/guest/waits.py --build $(BUILD) --seed $(SEED)
 
 .PHONY: tasks
@@ -425,7 +439,7 @@ readme:
 
 .PHONY: check
 check: lab-setup qemu $(BUILD)/types.o $(SHARED)/herd7/.done $(SHARED)/lava/.done ci-kit $(if $(FULL),\
-		$(BUILD)/bin/selftests/.done $(addprefix $(BUILD)/lab/,rt.cpio perf.cpio guest.cpio guest-kernel.cpio live.cpio))
+		$(BUILD)/bin/selftests/.done $(addprefix $(BUILD)/lab/,rt.cpio perf.cpio guest.cpio guest-kernel.cpio server.cpio live.cpio))
 	@selftests/check.py --build $(BUILD) --base $(BASE) $(if $(FULL),--full)
 
 .PHONY: stress

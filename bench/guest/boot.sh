@@ -10,10 +10,11 @@
 # LOOPS: of hackbench. SECONDS: after which it is given up. MIB, ROUNDS: of memory-check instead
 # of both. In the environment, QEMU: another one. CPU: its -cpu. KERNEL: another one of DIRECTORY's
 # than vmlinuz. PMEM: a file that is the guest's persistent memory. CONSOLE: where to keep what the
-# guest prints. PAGE_OUT: page out all of its memory every so many milliseconds. GUEST: more of the
-# kernel's command line, for init:
+# guest prints. PAGE_OUT: page out all of its memory every so many milliseconds. OPTIONS: more of
+# QEMU's. GUEST: more of the kernel's command line, for init:
 #   guest.kernel=1        memory-check accesses its pages in kernel mode
 #   guest.programs=1      or programs do, in a pipe
+#   guest.server=1        or a web server does, for guest.seconds=N
 #   guest.bystanders=1    others compute meanwhile
 #   guest.disturb=1       CPUs come and go, and more, for guest.seconds=N at least
 #   guest.waits=1         waits_test runs for as long
@@ -30,7 +31,7 @@ die()
 
 usage()
 {
-	sed -n '3,21s/^# \{0,1\}//p' "$0"
+	sed -n '3,22s/^# \{0,1\}//p' "$0"
 	exit "$1"
 }
 
@@ -40,8 +41,10 @@ kit=$1 calls=${2:-1000} loops=${3:-100} vcpus=${4:-2} seconds=${5:-300}
 mib=${6:-0} rounds=${7:-0}
 [ -w /dev/kvm ] || die "no usable /dev/kvm: load the kvm modules, or run as root" 4
 kernel=${KERNEL:-vmlinuz}
-for file in "$kernel" guest.cpio; do
-	[ -r "$kit/$file" ] || die "$kit has no $file: make guest-kit" 2
+initrd=guest.cpio
+case " ${GUEST:-} " in *" guest.server=1 "*) initrd=server.cpio ;; esac
+for file in "$kernel" $initrd; do
+	[ -r "$kit/$file" ] || die "$kit has no $file: make guest-kit (server.cpio: in L1 only)" 2
 done
 qemu=${QEMU:-qemu-system-x86_64}
 command -v "$qemu" >/dev/null || die "no $qemu: install it, or set QEMU" 2
@@ -52,6 +55,7 @@ end()
 	for job in $running $pager; do
 		kill "$job" 2>/dev/null || :
 	done
+	wait
 	rm -f "$out.pid" "$out.page-out"
 	[ -n "${CONSOLE:-}" ] || rm -f "$out"
 }
@@ -67,10 +71,10 @@ sockets=''
 [ "$kernel" = vmlinuz ] || sockets=,sockets=$vcpus
 rm -f "$out.pid"
 # Not migratable: so QEMU hands on what KVM offers the guest and QEMU has no name for.
-# shellcheck disable=SC2086 # $pmem is many words
+# shellcheck disable=SC2086 # $pmem and $OPTIONS are many words
 timeout "$seconds" "$qemu" -M q35 -accel kvm -cpu "${CPU:-host,migratable=off}" -smp "$vcpus$sockets" -m 512 \
-	$pmem ${PAGE_OUT:+-pidfile "$out.pid"} -nodefaults -display none -no-reboot -serial stdio -kernel "$kit/$kernel" \
-	-initrd "$kit/guest.cpio" -append "console=ttyS0 panic=-1 quiet mitigations=off \
+	$pmem ${OPTIONS:-} ${PAGE_OUT:+-pidfile "$out.pid"} -nodefaults -display none -no-reboot -serial stdio -kernel "$kit/$kernel" \
+	-initrd "$kit/$initrd" -append "console=ttyS0 panic=-1 quiet mitigations=off \
 	cryptomgr.notests random.trust_cpu=on guest.calls=$calls guest.loops=$loops \
 	guest.mib=$mib guest.rounds=$rounds ${GUEST:-}" \
 	</dev/null >"$out" 2>&1 &

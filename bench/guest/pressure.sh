@@ -9,7 +9,7 @@
 #   pressure.sh DIRECTORY [LIMIT [MIB [ROUNDS [VCPUS [SECONDS]]]]]
 #
 # In the environment, LATE: milliseconds that this disk takes for each request, a read or a write;
-# 1 to 1000, else 1. And what boot.sh takes from it.
+# 1 to 1000, else 1. BOOT: migrate.sh instead of boot.sh. And what that takes from it.
 # Exit status: as boot.sh; 1 also for wrong contents, 2 if there is no swap to be had.
 # shellcheck shell=dash
 set -eu
@@ -86,8 +86,8 @@ sent=/sys/kernel/debug/kvm_mode/apf_ready_sent
 [ ! -e $sent ] || before=$(cat $sent)
 (
 	sh -c 'echo $PPID' >"$group/cgroup.procs"
-	exec "$(dirname "$0")/boot.sh" "$kit" 0 0 "$vcpus" "$seconds" "$mib" "$rounds"
-) >/tmp/pressure.out || die "boot.sh: status $?: $(cat /tmp/pressure.out)"
+	exec "$(dirname "$0")/${BOOT:-boot.sh}" "$kit" 0 0 "$vcpus" "$seconds" "$mib" "$rounds"
+) >/tmp/pressure.out || die "${BOOT:-boot.sh}: status $?: $(cat /tmp/pressure.out)"
 cat /tmp/pressure.out
 for event in kvm_async_pf_not_present kvm_async_pf_ready; do
 	echo "$event $(sed -n 's/ *Hits: //p' "$trace/$event/hist")"
