@@ -106,6 +106,8 @@ TESTS = (
     Test(guests.test_guest_waits, alone=True, seconds=50),
     Test(guests.test_guest_disturbed, alone=True, seconds=60),
     Test(guests.test_guest_storm, alone=True, seconds=60),
+    Test(guests.test_guest_served, alone=True, seconds=60),
+    Test(guests.test_guest_moved, alone=True, seconds=60),
     Test(guests.test_lost_page, "svm", alone=True, seconds=60),
     Test(guests.test_lost_page, "vmx", seconds=300),
     Test(interrupts.test_kvm_selftests, "svm", alone=True, seconds=250),
