@@ -34,9 +34,12 @@ def version(base):
 
 
 def traits(base):
-    """KNOWN, with what is different in @base."""
+    """KNOWN, with what is different in @base: from the base that it is like in that, if it names one."""
     path = FOLDER / version(base) / "traits.toml"
     own = tomllib.loads(path.read_text()) if path.exists() else {}
+    like = own.pop("like", None)
     if own.keys() - KNOWN.keys():
         raise ValueError(f"{path}: not known: {sorted(own.keys() - KNOWN.keys())}")
-    return KNOWN | own
+    if like and like not in names():
+        raise ValueError(f"{path}: like {like}, which is no base")
+    return (traits(like) if like else KNOWN) | own
