@@ -128,7 +128,7 @@ def test_guest_storm(project):
 
 def test_linux_guest(project):
     """a Linux guest told of pages by their error code sleeps in kernel mode too; old guests and old hosts go on (svm lab)"""
-    mib, rounds = 48, 2
+    mib, rounds = 48, 3
     for variant in ("patched", "stock"):
         guests = [(OURS, 1), (OURS, 0), (UNKNOWN, 1), (DEBIAN, 1)] if variant == "patched" else [(OURS, 1)]
         lines = run(project, "svm", variant,
