@@ -34,7 +34,7 @@ LABS = emulators.amounts("kvm-selftests")
 # table has all.
 SLOW = {"dirty_log_perf_test", "dirty_log_test", "hardware_disable_test",
         "kvm_page_table_test", "max_guest_memory_test", "memslot_modification_stress_test",
-        "memslot_perf_test", "rseq_test", "set_memory_region_test"}
+        "memslot_perf_test", "mmu_stress_test", "rseq_test", "set_memory_region_test"}
 FAST_VMX = {"amx_test", "coalesced_io_test", "cpuid_test", "cr4_cpuid_sync_test", "debug_regs",
             "exit_on_emulation_failure_test", "fix_hypercall_test", "get_msr_index_features",
             "guest_print_test", "kvm_pv_test", "nested_close_kvm_test", "nested_dirty_log_test",
