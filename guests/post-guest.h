@@ -14,7 +14,7 @@
 #define POST_VEC_LAST		0xef
 #define POST_NR_VEC		(POST_VEC_LAST - POST_VEC_FIRST + 1)
 #define POST_VEC_PER_SENDER	64
-#define POST_MAX_SENDERS	16
+#define POST_MAX_SENDERS	19
 #define POST_TIMER_VEC		0xf1	/* masked, never delivered */
 #define POST_ABSENT_APIC_ID	0x7f00	/* no vCPU has it, not a broadcast */
 #define POST_EXIT_PORT		0x5e0	/* the target's exits to userspace */

@@ -40,7 +40,7 @@ static const char ipi_help[] =
 "  --form F       self, unicast, multicast (logical) or broadcast (all but self);\n"
 "                 default unicast\n"
 "  --target T     what the targets do: compute, exits, fastpath, hlt (default compute)\n"
-"  --vcpus N      2 to 16; default 2 for unicast, 4 for multicast and broadcast\n"
+"  --vcpus N      2 to 20, multicast to 16; default 2 for unicast, else 4\n"
 "  --xapic        xAPIC instead of x2APIC\n";
 
 static const char exit_help[] =
@@ -244,6 +244,9 @@ static void check_options(void)
 	if (lat.xapic && lat.op == LAT_MULTICAST && lat.vcpus > LAT_MAX_XAPIC_MULTICAST)
 		usage_error("xAPIC has logical IDs for 8 vCPUs, not for",
 			    "--vcpus above that");
+	if (lat.op == LAT_MULTICAST && lat.vcpus > LAT_MAX_X2APIC_MULTICAST)
+		usage_error("a cluster of the x2APIC has 16 vCPUs, no",
+			    "--vcpus above that, with multicast");
 	if (lat.xapic && lat.state == LAT_FASTPATH)
 		usage_error("there is no fastpath exit with", "--xapic");
 }

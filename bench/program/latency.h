@@ -12,8 +12,9 @@
 #include "post-guest.h"
 
 #define LAT_VEC			0x28	/* below POST_VEC_FIRST */
-#define LAT_MAX_VCPUS		16
+#define LAT_MAX_VCPUS		20
 #define LAT_MAX_XAPIC_MULTICAST	8	/* flat logical IDs */
+#define LAT_MAX_X2APIC_MULTICAST 16	/* of a cluster */
 
 /* What vCPU 0 times, in ticks of the guest's TSC */
 enum lat_op {
