@@ -90,6 +90,7 @@ TESTS = (
     Test(measuring.test_interrupted, seconds=60),
     Test(measuring.test_no_kvm, quick=True),
     Test(measuring.test_latency_reader, quick=True),
+    Test(measuring.test_latency_two_vms, quick=True),
     Test(measuring.test_live, seconds=150),
     Test(measuring.test_tasks, seconds=40),
     Test(measuring.test_live_interval, quick=True),

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """The benchmarks: what they measure, and what becomes of their results; and the host's live tool."""
+import collections
 import importlib.machinery
 import importlib.util
 import json
+import lzma
 import os
 import random
 import re
@@ -323,3 +325,40 @@ def test_latency_reader(project):
         need((status, sorted(out.splitlines())) == (0, [
             "kick-to-exit 90", "left-out-as-the-VM-is-not-known count 1", "lines-not-read count 1",
             "post-to-entry 200", "posted-while-in-guest count 1"]), f"{awk}: status {status}: {out}")
+
+
+# One line of latency.awk's is made worse: what it says of two VMs has to differ then.
+WORSE_READERS = {"VMs are one": ("process = id[1]", "process = 0"),
+                 "APIC IDs are decimal": ("hex(apicid)", "number(apicid)")}
+
+
+def test_latency_two_vms(project):
+    """perf's latency recipe finds each IPI of two VMs of 20 vCPUs, as recorded in the vmx lab"""
+    text = lzma.open(ROOT / "selftests/checks/two-vms.events.xz", "rt").read()
+    head, events = text.split("\n\n", 1)
+    modules, recorded = project.work / "two-vms.modules", project.work / "two-vms.events"
+    modules.write_text("".join(f"{line}\n" for line in head.splitlines() if line[0] != "#"))
+    recorded.write_text(events)
+    # A warmup and 10 or 12 samples, each to 19 vCPUs
+    sent = [19 * (1 + n) for n in (10, 12)]
+    seen = collections.Counter(re.findall(r"^ *(\d+)/\d+ .*kvm_apicv_accept_irq: ", events, re.MULTILINE))
+    need(sorted(seen.values()) == sent, f"recorded: {seen}, sent: {sent}")
+    reader = (ROOT / "bench/perf/latency.awk").read_text()
+    for awk in (["busybox", "awk"], ["awk"]):
+        found = latency_account(project, awk, reader, modules, recorded)
+        need(found["left out"] == 0 and found["in guest"] + found["waited"] == sum(sent), f"{awk}: {found}")
+        for worse, (old, new) in WORSE_READERS.items():
+            need(old in reader, f"{worse}: {old}")
+            other = latency_account(project, awk, reader.replace(old, new), modules, recorded)
+            need(other["in guest"] + other["waited"] != sum(sent), f"not seen: {worse}: {other}")
+
+
+def latency_account(project, awk, reader, *files):
+    """What a form of latency.awk makes of posts"""
+    program = project.work / "latency.awk"
+    program.write_text(reader)
+    status, out = command(*awk, "-f", program, *files)
+    need(status == 0, f"{awk}: status {status}: {out[-500:]}")
+    counts = {name: int(n) for name, n in re.findall(r"^(\S+) count (\d+)$", out, re.MULTILINE)}
+    return {"in guest": counts.pop("posted-while-in-guest", 0), "waited": out.count("post-to-entry "),
+            "left out": sum(counts.values())}

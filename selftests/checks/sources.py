@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The sources: style, tables that have to agree, and what the patches rename."""
+import lzma
 import re
 import shutil
 
@@ -48,7 +49,8 @@ def test_style(project):
     for name in names:
         if name.endswith((".md", ".json", ".patch", ".text", ".gitignore", "COPYING")):
             continue
-        with (ROOT / name).open(errors="replace") as file:
+        how = lzma.open if name.endswith(".xz") else open
+        with how(ROOT / name, "rt", errors="replace") as file:
             head = "".join(file.readline() for _ in range(3))
         need("SPDX-License-Identifier: GPL-2.0" in head, f"{name}: no SPDX line")
 
