@@ -97,7 +97,7 @@ help:
 	@echo 'make install          installs it and the running kernel'"'"'s headers and source, and loads the'
 	@echo '                      modules unless a VM runs; make uninstall: all as it was'
 	@echo 'make check-install    rehearses that: apt, reboot, kernel upgrade, removal, in Debian roots under'
-	@echo '                      QEMU (SUITES="bookworm trixie")'
+	@echo '                      QEMU (SUITES="bookworm trixie trixie-backports")'
 	@echo 'make series           the series as mails for `git am`, in $(BUILD)/series/BASE/'
 	@echo '                      (BASE=$(FIRST); SIGNOFF=1 adds your Signed-off-by)'
 	@echo 'make series-check     applies, checks and builds each of them; the last one in other'
@@ -235,7 +235,7 @@ install: deb
 uninstall:
 	@dkms/install --remove
 
-SUITES := bookworm trixie
+SUITES := bookworm trixie trixie-backports
 
 .PHONY: fresh-times
 fresh-times: deps
