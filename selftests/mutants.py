@@ -130,7 +130,7 @@ DYNAMIC = {"vmx": {
     "apf-again-unasked": ("", "apf_pred_test -d 60 -c 'not asked'", r"not ok"),
 }, "avic": {
     "apf-restore-sleeps": ("", "apf_migrate_test -d 1000 -n 8 -c 'live, one'", r"(?:lost|stalled) [1-9]"),
-    "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 90000 -c exits",
+    "flag-before-virr": ("", "lost_interrupt_test -d 1000 -n 360000 -c exits",
                          r"(?:late|lost|stalled) [1-9]"),
     "flag-not-set": ("", "lost_interrupt_test -d 1000 -n 5000 -c compute",
                      r"(?:late|lost|stalled) [1-9]"),
