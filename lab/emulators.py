@@ -222,7 +222,8 @@ class Vmx(Machine):
         self.options, self.work = options, work
 
     def _file(self, name):
-        return find_one(self.options.build / "bochs", name, "the vmx lab's emulator")
+        folder = "bochs-explore" if self.options.explore else "bochs"
+        return find_one(self.options.build / folder, name, "the vmx lab's emulator")
 
     def _start_info(self, entry, cmdline, initrd_size):
         """struct hvm_start_info, one module, room for the memory map, the command line."""

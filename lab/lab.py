@@ -86,6 +86,7 @@ class Options:
         self.flight, self.spread = given.pop("flight", 0), given.pop("spread", 0)
         self.entry = given.pop("entry", 1)
         self.x2avic = given.pop("x2avic", False)
+        self.explore = given.pop("explore", False)
         self.icount = given.pop("icount", False)
         self.trace = given.pop("trace", None)
         self.append = given.pop("append", "")
@@ -101,6 +102,8 @@ class Options:
             raise LabError(f"the vmx lab's turns have 1 to {max(EMULATORS['vmx'].quanta)} instructions")
         if self.x2avic and self.lab != "avic":
             raise LabError(f"the {self.lab} lab has no AVIC, and so no x2AVIC: that is the avic lab's")
+        if self.explore and self.lab != "vmx":
+            raise LabError(f"schedules are explored in the vmx lab, not in the {self.lab} lab")
         if self.takes_time() and not self.quantum:
             raise LabError(f"nothing takes time in the {self.lab} lab while its CPUs are threads: "
                            "add --quantum 32")
@@ -365,6 +368,8 @@ def parse(argv):
     parser.add_argument("--x2avic", action="store_true",
                         help="avic: the CPU has x2AVIC, as Zen 4 does: guests in x2APIC mode send their "
                         "IPIs without KVM")
+    parser.add_argument("--explore", action="store_true",
+                        help="vmx: the emulator that explores schedules (make explore)")
     parser.add_argument("--icount", action="store_true",
                         help="svm: one thread; L1's clocks and TSC count its instructions")
     parser.add_argument("--trace", metavar="FILE",

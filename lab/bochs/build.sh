@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# build.sh TARBALL OUTDIR: builds the vmx lab's Bochs from Debian's source tarball with
-# lab/bochs/patches, and its boot sector, into OUTDIR. Called by `make lab-setup`.
+# build.sh [--explore] TARBALL OUTDIR: builds the vmx lab's Bochs from Debian's source tarball with
+# lab/bochs/patches, and its boot sector, into OUTDIR. Called by `make lab-setup`. With --explore
+# also with lab/bochs/explore, as Bochs' instrumentation: called by `make explore`.
 # The BIOS images are not built: fetch.sh gets Debian's (the tarball lacks them).
 set -euo pipefail
 
@@ -36,6 +37,15 @@ apply_patches()
 	done <"$here/patches/series"
 }
 
+# Bochs knows the folders of its instrumentation by name: in the place of an example.
+add_explorer()
+{
+	cp "$here"/explore/instrument.* "$1/instrument/example0/"
+	cp "$here/explore/explore.h" "$1/cpu/"
+	# Strings in one go are accesses that instrumentation is not told of.
+	more=(--enable-instrumentation=instrument/example0 --disable-repeat-speedups)
+}
+
 configure_and_make()
 {
 	cd "$1"
@@ -44,7 +54,7 @@ configure_and_make()
 	./configure --with-nogui --enable-smp --enable-x86-64 --enable-cpu-level=6 \
 		--enable-vmx=2 --enable-svm --enable-avx --enable-evex --enable-pci \
 		--enable-all-optimizations --enable-fpu --disable-docbook \
-		--disable-debugger --disable-plugins CXXFLAGS="${CXXFLAGS:--O2}"
+		--disable-debugger --disable-plugins "${more[@]}" CXXFLAGS="${CXXFLAGS:--O2}"
 	make -j"$(nproc)"
 	strip bochs
 }
@@ -57,9 +67,11 @@ boot_sector()
 
 main()
 {
-	local tarball outdir work
+	local tarball outdir work explore=''
+	more=()
 
-	[ $# -eq 2 ] || die "usage: build.sh TARBALL OUTDIR"
+	[ "${1-}" != --explore ] || { explore=yes; shift; }
+	[ $# -eq 2 ] || die "usage: build.sh [--explore] TARBALL OUTDIR"
 	[ -r "$1" ] || die "$1 is missing: run fetch.sh"
 	need g++ make patch xz as ld strip
 	tarball=$(realpath "$1")
@@ -71,6 +83,7 @@ main()
 	mkdir "$work/src"
 	tar -xf "$tarball" -C "$work/src" --strip-components=1
 	apply_patches "$work/src"
+	[ -z "$explore" ] || add_explorer "$work/src"
 	(configure_and_make "$work/src") >"$work/log" 2>&1 || {
 		tail -n 20 "$work/log" >&2
 		die "the build failed"
