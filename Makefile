@@ -84,6 +84,8 @@ help:
 	@echo '                      (WHERE="svm avic vmx" or host, SEED=1, KVM=patched)'
 	@echo 'make mutants          every mutant of the series, and what catches it'
 	@echo 'make turns            stress tests and mutants with other turns of CPUs and delays, an hour'
+	@echo 'make explore          small scenarios under every schedule with K=1 preemptions, in the vmx lab'
+	@echo '                      (K=2, HOLD=yes|no|both, SCENARIOS="...", KVM=, REPLAY="SCENARIO SCHEDULE")'
 	@echo 'make kvm-selftests    the base kernel'"'"'s own KVM selftests on stock and on patched: a table'
 	@echo 'make debug-kernel     the stress tests on kernels with KASAN and lockdep, and with KCSAN'
 	@echo '                      (DURATION=1600 seconds each, DEBUG_KERNELS="kasan kcsan")'
@@ -275,6 +277,21 @@ $(SHARED)/bochs/.done: lab/bochs/build.sh $(wildcard lab/bochs/patches/*) $(DOWN
 		$(DOWNLOADS)/bochs/bochs_3.0+dfsg.orig.tar.xz $(SHARED)/bochs
 	@cp $(DOWNLOADS)/bochs/*BIOS*-latest $(SHARED)/bochs/
 	@touch $@
+
+$(SHARED)/bochs-explore/.done: $(wildcard lab/bochs/explore/*) $(SHARED)/bochs/.done
+	@$(call step,100,bochs-explore) "build the Bochs that explores schedules" lab/bochs/build.sh --explore \
+		$(DOWNLOADS)/bochs/bochs_3.0+dfsg.orig.tar.xz $(SHARED)/bochs-explore
+	@cp $(DOWNLOADS)/bochs/*BIOS*-latest $(SHARED)/bochs-explore/
+	@touch $@
+
+$(SHARED)/bin/explore: $(wildcard selftests/explore/* selftests/probe/*.h guests/*) $(PROGRAMS)/version | \
+		$(SHARED)/bin/stress/.done
+	@$(call step,20,explore-program) "build the explorer's program" \
+		guests/build.sh --explore $(PROGRAMS)/linux-source-$(FIRST) $(SHARED)/bin
+
+$(BUILD)/lab/explore.cpio: lab/mkoverlay.py $(SHARED)/bin/explore
+	@mkdir -p $(@D)
+	@lab/mkoverlay.py --out $@ --add $(SHARED)/bin/explore:/bin/explore
 
 # Some are for FULL=1; once built they stay, bare until the series is built anew.
 MORE := bare $(PEERS)
@@ -468,6 +485,13 @@ $(BUILD)/debug/%/lab.cpio: $(BUILD)/debug/%/version $(SERIES) scripts/prepare-tr
 .PHONY: debug-kernel
 debug-kernel: lab-setup qemu $(DEBUG_KERNELS:%=$(BUILD)/debug/%/lab.cpio)
 	@lab/debug-kernel/run.py --build $(BUILD) $(DURATION:%=--duration %) --seed $(SEED) $(DEBUG_KERNELS)
+
+.PHONY: explore
+explore: lab-setup $(SHARED)/bochs-explore/.done $(BUILD)/lab/explore.cpio
+	@[ $(BUILD) = $(SHARED) ] || ln -sfn ../bochs-explore $(BUILD)/
+	@selftests/explore.py --build $(BUILD) --base $(BASE) --kvm $(KVM) $(K:%=-k %) $(HOLD:%=--hold %) \
+		$(MOST:%=--most %) $(if $(SCENARIOS),--scenarios "$(SCENARIOS)") \
+		$(if $(REPLAY),--replay "$(REPLAY)")
 
 .PHONY: kvm-selftests
 kvm-selftests: lab-setup qemu $(BUILD)/bin/selftests/.done

@@ -144,6 +144,14 @@ build_stress()
 	install -t "$out/stress" "$stress"/*_test.sh
 }
 
+build_explore()
+{
+	library
+	compile "$here/../selftests/explore/explore.c"
+	compile "$here/../selftests/explore/explore_guest.c"
+	link "$out/explore" explore.o explore_guest.o "${shared[@]}"
+}
+
 # -k: a test that cannot be linked statically is left out, and named
 build_selftests()
 {
@@ -170,7 +178,7 @@ build_selftests()
 
 mode=bench
 case ${1:-} in
---selftests | --stress)
+--selftests | --stress | --explore)
 	mode=${1#--}
 	shift
 	;;

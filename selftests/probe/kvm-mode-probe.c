@@ -25,12 +25,22 @@ static int flag_of(struct kvm_vcpu *vcpu)
 {
 	return READ_ONCE(vcpu->arch.execution_mode);
 }
+
+static u64 where_flag(struct kvm_vcpu *vcpu)
+{
+	return virt_to_phys(&vcpu->arch.execution_mode);
+}
 #else
 #define REQ_OUTSIDE	KVM_REQ_OUTSIDE_GUEST_MODE
 
 static int flag_of(struct kvm_vcpu *vcpu)
 {
 	return PROBE_NO_FLAG;
+}
+
+static u64 where_flag(struct kvm_vcpu *vcpu)
+{
+	return 0;
 }
 #endif
 
@@ -215,6 +225,32 @@ static long watch_ioctl(void __user *argp)
 	return r;
 }
 
+static long where_ioctl(void __user *argp)
+{
+	struct kvm_mode_where w;
+	struct kvm_vcpu *vcpu;
+	struct file *file;
+	int r = -EINVAL;
+
+	if (copy_from_user(&w, argp, sizeof(w)))
+		return -EFAULT;
+
+	file = fget(w.vcpu_fd);
+	if (!file)
+		return -EBADF;
+
+	vcpu = vcpu_of(file);
+	if (vcpu) {
+		w.mode = virt_to_phys(&vcpu->mode);
+		w.flag = where_flag(vcpu);
+		w.requests = virt_to_phys(&vcpu->requests);
+		r = copy_to_user(argp, &w, sizeof(w)) ? -EFAULT : 0;
+	}
+	fput(file);
+
+	return r;
+}
+
 static long probe_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	void __user *argp = (void __user *)arg;
@@ -223,6 +259,8 @@ static long probe_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	if (cmd == PROBE_WATCH)
 		return watch_ioctl(argp);
+	if (cmd == PROBE_WHERE)
+		return where_ioctl(argp);
 
 	if (copy_from_user(&p, argp, sizeof(p)))
 		return -EFAULT;

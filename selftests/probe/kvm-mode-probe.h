@@ -84,6 +84,15 @@ struct kvm_mode_watch {
 	__u64 changes;		/* address of struct kvm_mode_change[nr] */
 };
 
+/* Where the vCPU's words are, physical addresses: for the explorer's emulator to watch */
+#define PROBE_WHERE	_IOWR('k', 5, struct kvm_mode_where)
+
+struct kvm_mode_where {
+	__s32 vcpu_fd;
+	__u32 unused;
+	__u64 mode, flag, requests;	/* flag: 0 on stock KVM */
+};
+
 #define PROBE_REQUEST_BIT	2	/* KVM_REQ_UNBLOCK: taken back before entry */
 
 #endif /* KVM_MODE_PROBE_H */
