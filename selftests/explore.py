@@ -128,8 +128,8 @@ HEAD = ("scenario", "preemptions", "stores wait", "schedules", "not run", "event
 
 def row(scenario, k, hold, found):
     first = found.schedules[0] if found.schedules else ("", "", "")
-    return (scenario, str(k), "yes" if hold else "no", f"{found.explored:,}", str(found.left), str(found.events), str(found.wrong),
-            str(found.stuck), f"{first[0]} {first[1]}".strip(), str(first[2]), str(found.pairs),
+    return (scenario, str(k), "yes" if hold else "no", f"{found.explored:,}", str(found.left), str(found.events),
+            str(found.wrong), str(found.stuck), f"{first[0]} {first[1]}".strip(), str(first[2]), str(found.pairs),
             str(found.both_orders), f"{60 * found.explored / max(found.seconds, 0.1):,.0f}")
 
 
@@ -165,7 +165,7 @@ def explore(args):
 
 
 def explore_mutants(args):
-    """Each until it is found; make explore has the product in the same scenarios."""
+    """Each until it is found; make explore has the product in the same scenarios, with K as many preemptions."""
     project = Project(args)
     image = mutants.dynamic_image(project, say, "vmx", list(MUTANTS))
     text = []

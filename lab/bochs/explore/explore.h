@@ -15,8 +15,7 @@
  * numbers of explore: k, preemptions at most (2); hold=1, stores may wait in a store buffer
  * while another CPU runs; cpus, a mask of the CPUs that may be preempted (3); quiet,
  * instructions without an event after which the next CPU has its turn (20000); turn, the same
- * with events (60000); most, schedules (1000000); first=1, ends with the first one that is wrong; seed, not 0: not all
- * schedules, but `most` ones with k preemptions at random.
+ * with events (60000); most, schedules (1000000); first=1, ends with the first one that is wrong.
  *
  * A schedule is a list of EVENT>CPU: after event number EVENT that CPU runs.  With an h
  * behind it the stores of the one that ran, since it last had its store buffer empty,

@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_EVENTS = 8192, MAX_CHOICES = 16, MAX_WATCHES = 16, MAX_STORE = 64, BUFFER = 48 };
+enum { MAX_EVENTS = 8192, MAX_WATCHES = 16, MAX_STORE = 64, BUFFER = 48 };
 enum { NO_WATCH = -1, SEEN = 100 };
 
 struct watch {
@@ -81,7 +81,7 @@ static const char *trouble;
 static size_t text_pos;
 
 static struct {
-  Bit64u k, hold, cpus, quiet, turn, most, first, seed;
+  Bit64u k, hold, cpus, quiet, turn, most, first;
 } opt;
 
 // Of the schedule that runs, in a child
@@ -526,32 +526,6 @@ static void add_following(std::vector<schedule> *work, const schedule &s, const 
   }
 }
 
-static Bit64u random_of(Bit64u *state)
-{
-  *state = *state * 6364136223846793005ull + 1442695040888963407ull;
-  return *state >> 33;
-}
-
-static schedule random_schedule(Bit64u *state, const outcome *base)
-{
-  schedule s;
-
-  for (Bit64u n = 0; n < opt.k; n++) {
-    Bit32u at = Bit32u(random_of(state) % std::max(base->events, 1u));
-    choice c = { at, Bit8u(random_of(state) % BX_SMP_PROCESSORS), opt.hold && random_of(state) % 2, 0 };
-
-    while (at && ! base->e[at].last)
-      at--;
-    c.event = at;
-
-    while (! (opt.cpus >> c.cpu & 1))
-      c.cpu = (c.cpu + 1) % BX_SMP_PROCESSORS;
-    s.push_back(c);
-  }
-  std::sort(s.begin(), s.end(), [](const choice &a, const choice &b) { return a.event < b.event; });
-  return s;
-}
-
 static double seconds()
 {
   struct timespec t;
@@ -573,7 +547,7 @@ static const char *options(const char *words)
   static const struct { const char *name; Bit64u *value; Bit64u preset; } all[] = {
     { "k", &opt.k, 2 }, { "hold", &opt.hold, 0 }, { "cpus", &opt.cpus, 3 }, { "quiet", &opt.quiet, 20000 },
     { "turn", &opt.turn, 60000 },
-    { "most", &opt.most, 1000000 }, { "first", &opt.first, 0 }, { "seed", &opt.seed, 0 },
+    { "most", &opt.most, 1000000 }, { "first", &opt.first, 0 },
   };
   char name[16];
   unsigned long long value;
@@ -654,7 +628,6 @@ static void explore_all(unsigned cpu, outcome *o)
   std::deque<schedule> work(1);
   double start = seconds();
   Bit32u base = 0;
-  Bit64u state = opt.seed;
   tally t = { };
 
   while (! work.empty() && t.runs < opt.most && ! (opt.first && t.wrong + t.stuck)) {
@@ -675,9 +648,7 @@ static void explore_all(unsigned cpu, outcome *o)
       if (! t.runs)
         base = o[n].events;
       count(&t, s[n], &o[n]);
-      if (opt.seed)
-        more.push_back(random_schedule(&state, &o[n]));
-      else if (s[n].size() < opt.k && o[n].ending == ENDED)
+      if (s[n].size() < opt.k && o[n].ending == ENDED)
         add_following(&more, s[n], &o[n]);
       work.insert(work.end(), more.begin(), more.end());
     }
