@@ -85,7 +85,7 @@ help:
 	@echo 'make mutants          every mutant of the series, and what catches it'
 	@echo 'make turns            stress tests and mutants with other turns of CPUs and delays, an hour'
 	@echo 'make explore          small scenarios under every schedule with K=1 preemptions, in the vmx lab'
-	@echo '                      (K=2, HOLD=yes|no|both, SCENARIOS="...", KVM=, REPLAY="SCENARIO SCHEDULE")'
+	@echo '                      (K=2, HOLD=yes|no|both, SCENARIOS="...", KVM= or COMMIT=, REPLAY="SCENARIO SCHEDULE")'
 	@echo 'make kvm-selftests    the base kernel'"'"'s own KVM selftests on stock and on patched: a table'
 	@echo 'make debug-kernel     the stress tests on kernels with KASAN and lockdep, and with KCSAN'
 	@echo '                      (DURATION=1600 seconds each, DEBUG_KERNELS="kasan kcsan")'
@@ -251,9 +251,9 @@ check-install: deb qemu $(SHARED)/bin/kvm-mode-bench
 
 # Tools look for all that they need in one folder, which says what base it is for.
 LINKS := $(if $(filter-out $(SHARED),$(BUILD)),$(BUILD)/base)
-$(BUILD)/base:
+$(BUILD)/base: Makefile
 	@mkdir -p $(BUILD)/bin
-	@ln -sfn $(addprefix ../,downloads kernel bochs qemu qemu-mended herd7 lava) $(BUILD)/
+	@ln -sfn $(addprefix ../,downloads kernel bochs bochs-explore qemu qemu-mended herd7 lava) $(BUILD)/
 	@ln -sfn $(addprefix ../../bin/,kvm-mode-bench stress) $(BUILD)/bin/
 	@echo $(BASE) >$@
 
@@ -456,7 +456,8 @@ readme:
 
 .PHONY: check
 check: lab-setup qemu $(BUILD)/types.o $(SHARED)/herd7/.done $(SHARED)/lava/.done ci-kit $(if $(FULL),\
-		$(BUILD)/bin/selftests/.done $(addprefix $(BUILD)/lab/,rt.cpio perf.cpio guest.cpio guest-kernel.cpio server.cpio live.cpio))
+		$(BUILD)/bin/selftests/.done $(SHARED)/bochs-explore/.done \
+		$(addprefix $(BUILD)/lab/,rt.cpio perf.cpio guest.cpio guest-kernel.cpio server.cpio live.cpio explore.cpio))
 	@selftests/check.py --build $(BUILD) --base $(BASE) $(if $(FULL),--full)
 
 .PHONY: stress
@@ -488,9 +489,8 @@ debug-kernel: lab-setup qemu $(DEBUG_KERNELS:%=$(BUILD)/debug/%/lab.cpio)
 
 .PHONY: explore
 explore: lab-setup $(SHARED)/bochs-explore/.done $(BUILD)/lab/explore.cpio
-	@[ $(BUILD) = $(SHARED) ] || ln -sfn ../bochs-explore $(BUILD)/
 	@selftests/explore.py --build $(BUILD) --base $(BASE) --kvm $(KVM) $(K:%=-k %) $(HOLD:%=--hold %) \
-		$(MOST:%=--most %) $(if $(SCENARIOS),--scenarios "$(SCENARIOS)") \
+		$(COMMIT:%=--commit %) $(MOST:%=--most %) $(if $(SCENARIOS),--scenarios "$(SCENARIOS)") \
 		$(if $(REPLAY),--replay "$(REPLAY)")
 
 .PHONY: kvm-selftests

@@ -16,7 +16,7 @@ sys.path[0] = str(ROOT)     # the packages
 from bench import ktap
 from lab import lab, program, side_by_side
 from selftests.checks import (bad_input, farm, guests, interrupts, labs, machine_code, measuring, models,
-                              series, sources)
+                              schedules, series, sources)
 from selftests.project import Failed, Project
 
 
@@ -50,6 +50,7 @@ TESTS = (
     Test(interrupts.test_toggle, "vmx", seconds=200),
     Test(interrupts.test_tracepoint, seconds=60),
     Test(interrupts.test_perf, seconds=340),
+    Test(schedules.test_explore, seconds=250),
     Test(interrupts.test_late_mutant, seconds=150),
     Test(interrupts.test_remainder, seconds=150),
     Test(labs.test_repeats, "avic", seconds=100),

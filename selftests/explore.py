@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs small scenarios under every schedule of the emulated CPUs with few preemptions, in the vmx lab, on
 the real modules: a CPU may be preempted at each access to the words that matter (run-loop mode, requests,
-in-guest flag, posted-interrupt descriptor), at each VM entry and exit, and its stores may wait in a store
+in-guest flag, posted-interrupt descriptor, what page-ready events go by), at each VM entry and exit, and its stores may wait in a store
 buffer meanwhile. docs/explore.md has what that finds and what not. Prints a table, writes
 BUILD/explore/results.json. Called by `make explore`.
 
 With --mutants mutants of the series' order instead, each until it is found: how many schedules that takes. With
 --litmus small tests of the emulator's own memory model.
+With --commit the series as it was at an earlier commit of this repository, its faults included.
 With --replay 'SCENARIO SCHEDULE' one schedule, as the table names it: each access, time downwards, a column
 for each CPU; an SVG as well.
 
@@ -21,13 +22,17 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)     # the packages
 from bench.progress import align, say
-from lab import lab, program
+from lab import bases, lab, program
 from selftests import mutants
 from selftests.project import Project
 
 CPUS = 4
-# The first CPUs take part: the vCPU's, and one for each that posts.
-SCENARIOS = {"post-entry": 2, "post-fastpath": 2, "post-exits": 2, "post-block": 2, "two-posts-entry": 3}
+# The first CPUs take part: the vCPU's, and one for each that posts or kicks.
+SCENARIOS = {"post-entry": 2, "post-fastpath": 2, "post-exits": 2, "post-block": 2, "two-posts-entry": 3,
+             "kick-entry": 2, "kick-fastpath": 2, "request-entry": 2, "request-fastpath": 2, "wait-entry": 2,
+             # and those that KVM's workers are on
+             "page-entry": 4, "page-exits": 4, "page-block": 4, "page-entry-area-gone": 4,
+             "page-exits-area-gone": 4, "page-block-area-gone": 4, "three-pages-entry": 4}
 # Instructions of a turn: a few exits' worth, so that a guest that exits all the time lets others run.
 TURN = 6000
 
@@ -59,6 +64,11 @@ MUTANTS = {
     "flag-before-on": ("post-entry", 2),
     "no-fastpath-barrier": ("post-fastpath", 1),
     "no-wake": ("post-block", 1),
+    "elide-in-guest": ("kick-entry", 1),
+    "elide-without-recheck": ("kick-entry", 1),
+    "elide-wait": ("wait-entry", 1),
+    "apf-overwrite": ("three-pages-entry", 1),
+    "apf-ack-sends-nothing": ("three-pages-entry", 1),
 }
 
 
@@ -109,12 +119,40 @@ def read(lines):
 def run(build, commands, kvm="patched", log=None, output=None, **lab_options):
     """@commands: shell text. The lines that L1 has printed."""
     # L1 has nothing to say while it is being explored.
-    done = lab.run("vmx", kvm, commands, output, build=build, explore=True, cpus=CPUS, mem=1024, hang=7200,
-                   log=log, **lab_options)
+    done = lab.run("vmx", kvm, commands, output, build=build, explore=True, cpus=CPUS, mem=1024,
+                   **{"hang": 7200, **lab_options}, log=log)
     # 1: something was wrong, which the lines say.
     if done.status not in (0, 1):
         raise lab.LabError(f"status {done.status}: " + "\n".join(done.lines[-5:]))
+    if done.warnings:
+        raise lab.LabError(f"L1 warned: {done.warnings}")
     return done.lines
+
+
+def modules(args):
+    """What run() is to be given for --kvm and --commit"""
+    if not args.commit:
+        return {"kvm": args.kvm}
+    project = Project(args)
+
+    def do(*argv):
+        status, text = project.command(*argv)
+        if status:
+            raise lab.LabError(f"--commit {args.commit}: {text.strip()[-1500:]}")
+        return text.split()[-1] if text else ""
+    name = do("git", "rev-parse", "--short", "--verify", f"{args.commit}^{{commit}}")
+    source, tree, out, archive = (project.work / f"commit-{kind}" for kind in ("source", "tree", "modules", "tar"))
+    say(f"build the modules of {name}, about two minutes")
+    do("rm", "-rf", source)
+    source.mkdir()
+    do("git", "archive", "-o", archive, "--format=tar", name)
+    do("tar", "-xf", archive, "-C", source)
+    prepare = source / "scripts/prepare-tree"
+    do(prepare, *(["--with-probe"] if "--with-probe" in prepare.read_text() else []), "patched", project.version,
+       project.source, tree)
+    # With the probe of today
+    do("scripts/build-modules", "--with-probe", *project.root, tree, project.release, out)
+    return {"kvm": name, "initramfs": project.initramfs("explore-commit", {name: out})}
 
 
 def command(scenario, what):
@@ -133,6 +171,12 @@ def row(scenario, k, hold, found):
             str(found.both_orders), f"{60 * found.explored / max(found.seconds, 0.1):,.0f}")
 
 
+def replay_command(scenario, schedule, base, kvm="patched", commit=""):
+    """What somebody types to see it"""
+    words = {"BASE": base if base != bases.DEFAULT else "", "COMMIT": commit, "KVM": kvm if kvm != "patched" else ""}
+    return f"make explore REPLAY='{scenario} {schedule}'" + "".join(f" {k}={v}" for k, v in words.items() if v)
+
+
 def explore(args):
     k, holds = args.k, {"yes": (True,), "no": (False,), "both": (False, True)}[args.hold]
     lines = []
@@ -145,7 +189,7 @@ def explore(args):
     run(args.build, "\n".join(
         command(name, "explore " + options(name, k, hold, args.first, args.most))
         for name in names for hold in holds) + "\nexit $failed",
-        args.kvm, Path(args.build) / "log/explore.log", line, overlay=[overlay(args.build)])
+        log=Path(args.build) / "log/explore.log", output=line, overlay=[overlay(args.build)], **modules(args))
     found = read(lines)
     rows = [row(name, k, hold, one) for name in names for hold, one in zip(holds, found.get(name, []))]
     print(align(None, [HEAD, *rows], 1))
@@ -157,8 +201,7 @@ def explore(args):
     for name, some in found.items():
         for one in some:
             for schedule, why, _ in one.schedules[:1]:
-                print(f"{name}: {why}: make explore REPLAY='{name} {schedule}'"
-                      + (f" KVM={args.kvm}" if args.kvm != "patched" else ""))
+                print(f"{name}: {why}: {replay_command(name, schedule, args.base, args.kvm, args.commit)}")
     if len(rows) != len(names) * len(holds):
         raise lab.LabError("some scenarios gave no result: see log/explore.log")
     return 1 if bad else 0
@@ -296,8 +339,8 @@ def replay(args):
     # With the options that it was found with
     what = f"replay {options(scenario, 0, args.hold != 'no')} {schedule}"
     lines = run(args.build, f"{command(scenario, what)}\n"
-                "grep -E ' [tT] .*(kvm|svm|vmx|vmcs|apic|pi_)' /proc/kallsyms | sed 's/^/SYMBOL /'",
-                args.kvm, Path(args.build) / "log/explore.log", overlay=[overlay(args.build)])
+                "grep -E ' [tT] .*(kvm|svm|vmx|vmcs|apf|apic|async|pi_)' /proc/kallsyms | sed 's/^/SYMBOL /'",
+                log=Path(args.build) / "log/explore.log", overlay=[overlay(args.build)], **modules(args))
     symbols = symbol_finder([line.split(" ", 1)[1] for line in lines if line.startswith("SYMBOL ")])
     shown = list(events(lines, symbols))
     if not shown:
@@ -315,6 +358,7 @@ def replay(args):
 def main():
     args = program.options(__doc__, base=True)
     args.add_argument("--kvm", default="patched", help="module set")
+    args.add_argument("--commit", metavar="REV", help="the series as of that commit, not --kvm")
     args.add_argument("--scenarios", default=" ".join(SCENARIOS))
     args.add_argument("-k", type=int, default=1, help="preemptions at most (default: 1)")
     args.add_argument("--hold", choices=("yes", "no", "both"), default="yes",
@@ -324,7 +368,9 @@ def main():
     args.add_argument("--mutants", action="store_true", help="of the order; each until it is found")
     args.add_argument("--litmus", action="store_true", help="does the emulator show x86-TSO's outcomes, and no others?")
     args.add_argument("--replay", metavar="'SCENARIO SCHEDULE'")
-    args = program.parse(args)
+    parser, args = args, program.parse(args)
+    if args.commit and (args.mutants or args.litmus or args.kvm != "patched"):
+        parser.error("--commit goes with neither --mutants, --litmus nor --kvm")
     return (replay if args.replay else litmus if args.litmus else explore_mutants if args.mutants
             else explore)(args)
 

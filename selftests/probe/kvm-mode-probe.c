@@ -244,6 +244,9 @@ static long where_ioctl(void __user *argp)
 		w.mode = virt_to_phys(&vcpu->mode);
 		w.flag = where_flag(vcpu);
 		w.requests = virt_to_phys(&vcpu->requests);
+		w.apf = virt_to_phys(&vcpu->arch.apf);
+		w.apf_size = sizeof(vcpu->arch.apf);
+		w.apf_done = virt_to_phys(&vcpu->async_pf.done);
 		r = copy_to_user(argp, &w, sizeof(w)) ? -EFAULT : 0;
 	}
 	fput(file);

@@ -91,6 +91,8 @@ struct kvm_mode_where {
 	__s32 vcpu_fd;
 	__u32 unused;
 	__u64 mode, flag, requests;	/* flag: 0 on stock KVM */
+	__u64 apf, apf_size;	/* vcpu->arch.apf */
+	__u64 apf_done;		/* vcpu->async_pf.done */
 };
 
 #define PROBE_REQUEST_BIT	2	/* KVM_REQ_UNBLOCK: taken back before entry */

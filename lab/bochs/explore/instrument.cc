@@ -48,6 +48,7 @@ struct event {
   bool stores;                  // stores may wait here
   Bit32u blocked;               // CPUs that have halted, a mask
   Bit16s watch;
+  bx_phy_address at;            // of an access, or of the watch if that begins behind it
   Bit64u rip, value, instructions;
 };
 
@@ -91,7 +92,7 @@ static const schedule *plan;
 static std::vector<event> seen;         // of the instruction that was executed, or of what came ahead of it
 static bool done;
 
-static const Bit64u MOST_INSTRUCTIONS = 3000000, MOST_IDLE = 200000000;
+static const Bit64u MOST_INSTRUCTIONS = 3000000, MOST_IDLE = 20000000;   // what a timer has to mend is late
 
 static void say(const char *format, ...)
 {
@@ -125,7 +126,7 @@ static int watched(bx_phy_address phy, unsigned len)
 }
 
 // The trace ends behind this instruction.
-static void saw(unsigned cpu, Bit8u kind, int watch)
+static void saw(unsigned cpu, Bit8u kind, int watch, bx_phy_address at = 0)
 {
   Bit64u rip = BX_CPU(cpu)->prev_rip;
   event e = { };
@@ -139,6 +140,7 @@ static void saw(unsigned cpu, Bit8u kind, int watch)
   e.cpu = cpu;
   e.kind = kind;
   e.watch = watch;
+  e.at = at;
   e.rip = rip;
   seen.push_back(e);
 }
@@ -174,7 +176,7 @@ void explore_access(unsigned cpu, bx_phy_address phy, unsigned len, unsigned rw)
   if (opt.hold && rw != BX_READ)
     remember_store(&sides[cpu], phy, len);
   if (watch != NO_WATCH)
-    saw(cpu, rw == BX_READ ? 'r' : rw == BX_WRITE ? 'w' : 'x', watch);
+    saw(cpu, rw == BX_READ ? 'r' : rw == BX_WRITE ? 'w' : 'x', watch, std::max(phy, watches[watch].at));
 }
 
 // Of a page walk, the virtual APIC, a VMCS, a posted-interrupt descriptor: the CPU's own, behind
@@ -186,7 +188,7 @@ void explore_own_access(unsigned cpu, bx_phy_address phy, unsigned len, unsigned
   if (rw != BX_READ)
     sides[cpu].buffer.clear();
   if (watch != NO_WATCH)
-    saw(cpu, rw == BX_READ ? 'r' : rw == BX_WRITE ? 'w' : 'x', watch);
+    saw(cpu, rw == BX_READ ? 'r' : rw == BX_WRITE ? 'w' : 'x', watch, std::max(phy, watches[watch].at));
 }
 
 // The ICR in x2APIC mode, and the TSC deadline: no serialising WRMSR (SDM volume 3A, "Serializing
@@ -263,13 +265,15 @@ static void release_stores(side *s)
   s->held = false;
 }
 
-static Bit64u value_of(int n)
+// Of what was accessed, as far as it is watched
+static Bit64u value_of(const event *e)
 {
+  const watch *w = &watches[e->watch];
+  const Bit8u *memory = host_memory(e->at);
   Bit64u value = 0;
-  const Bit8u *memory = host_memory(watches[n].at);
 
   if (memory)
-    memcpy(&value, memory, std::min(watches[n].len, 8u));
+    memcpy(&value, memory, std::min<bx_phy_address>(w->at + w->len - e->at, 8));
   return value;
 }
 
@@ -335,7 +339,7 @@ static void record(unsigned *cpu, Bit32u blocked)
       return finish(DIVERGED, 0);
     out->events++;
     *e = seen[n];
-    e->value = is_access(e) ? value_of(e->watch) : 0;
+    e->value = is_access(e) ? value_of(e) : 0;
     e->instructions = out->instructions;
     e->blocked = blocked;
     e->last = n + 1 == seen.size();
@@ -564,7 +568,7 @@ static const char *options(const char *words)
   return words + strspn(words, " ");
 }
 
-// Two accesses of different CPUs to the same word, one of them a write, by their instructions,
+// Two accesses of different CPUs to the same 8 bytes, one of them a write, by their instructions,
 // in the order in which they happened
 typedef std::pair<Bit64u, Bit64u> pair;
 
@@ -580,7 +584,7 @@ static void add_pairs(std::set<pair> *pairs, const outcome *o)
     for (Bit32u j = i + 1; j < o->events; j++) {
       const event *a = &o->e[i], *b = &o->e[j];
 
-      if (is_access(a) && is_access(b) && a->cpu != b->cpu && a->watch == b->watch &&
+      if (is_access(a) && is_access(b) && a->cpu != b->cpu && a->at / 8 == b->at / 8 &&
           (is_write(a) || is_write(b)))
         pairs->insert(pair(a->rip, b->rip));
     }
@@ -666,10 +670,14 @@ static void show(const outcome *o)
 {
   for (Bit32u n = 0; n < o->events; n++) {
     const event *e = &o->e[n];
-    bool memory = e->kind == 'r' || e->kind == 'w' || e->kind == 'x';
+    bool memory = is_access(e);
+    unsigned offset = memory ? e->at - watches[e->watch].at : 0;
+    char within[16] = "";
 
-    say("event %u cpu %u %c %s %llx rip %llx instructions %llu", n, e->cpu, e->kind,
-        memory ? watches[e->watch].name : "-", (unsigned long long) (memory ? e->value : (Bit64u) e->watch),
+    if (offset)
+      snprintf(within, sizeof(within), "+%u", offset);
+    say("event %u cpu %u %c %s%s %llx rip %llx instructions %llu", n, e->cpu, e->kind,
+        memory ? watches[e->watch].name : "-", within, (unsigned long long) (memory ? e->value : (Bit64u) e->watch),
         (unsigned long long) e->rip, (unsigned long long) e->instructions);
     if (e->next != e->cpu)
       say(" then cpu %u%s", e->next, e->held ? ", stores wait" : "");
