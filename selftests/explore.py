@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs small scenarios under every schedule of the emulated CPUs with few preemptions, in the vmx lab, on
 the real modules: a CPU may be preempted at each access to the words that matter (run-loop mode, requests,
-in-guest flag, posted-interrupt descriptor, what page-ready events go by), at each VM entry and exit, and its stores may wait in a store
-buffer meanwhile. docs/explore.md has what that finds and what not. Prints a table, writes
-BUILD/explore/results.json. Called by `make explore`.
+in-guest flag, posted-interrupt descriptor, what page-ready events go by), at each VM entry and exit, and
+its stores may wait in a store buffer meanwhile. docs/explore.md has what that finds and what not. Prints a
+table, writes BUILD/explore/results.json. Called by `make explore`.
 
 With --mutants mutants of the series' order instead, each until it is found: how many schedules that takes. With
 --litmus small tests of the emulator's own memory model.
@@ -27,10 +27,10 @@ from selftests import mutants
 from selftests.project import Project
 
 CPUS = 4
-# The first CPUs take part: the vCPU's, and one for each that posts or kicks.
+# The first CPUs take part: the vCPU's, and one for each that posts, kicks or gives pages.
 SCENARIOS = {"post-entry": 2, "post-fastpath": 2, "post-exits": 2, "post-block": 2, "two-posts-entry": 3,
              "kick-entry": 2, "kick-fastpath": 2, "request-entry": 2, "request-fastpath": 2, "wait-entry": 2,
-             # and those that KVM's workers are on
+             # With pages also those that KVM's workers are on.
              "page-entry": 4, "page-exits": 4, "page-block": 4, "page-entry-area-gone": 4,
              "page-exits-area-gone": 4, "page-block-area-gone": 4, "three-pages-entry": 4}
 # Instructions of a turn: a few exits' worth, so that a guest that exits all the time lets others run.
